@@ -1,0 +1,1 @@
+"""The kit with which `tests/host` drives a real ComfyUI checkout."""
