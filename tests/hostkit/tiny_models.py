@@ -254,23 +254,23 @@ def tiny_patcher(
     quantized: bool = False,
     seed: int = 0,
     model_options: dict[str, Any] | None = None,
-    disable_dynamic: bool = False,
+    inference: bool = True,
 ) -> ModelPatcher:
     """A freshly loaded MODEL, as UNETLoader makes it: under inference mode, weights and all.
 
     `kind` is a key of `TINY_MODELS`. `dtype` is the storage dtype: float8_e4m3fn gives weights
     in fp8 that are cast to fp32 for every layer. `quantized` loads fp8 Linears with scales into
-    the host's mixed-precision layers instead. Every call returns a new model.
+    the host's mixed-precision layers instead. `inference=False` loads outside inference mode:
+    a model that plain autograd can differentiate, to compare gradients with. Every call returns
+    a new model.
     """
     storage = "quantized" if quantized else str(dtype).removeprefix("torch.")
     path = _model_file("sd15" if kind == "sd15_v" else kind, storage, seed)
     options = dict(model_options or {})
     if not quantized:
         options.setdefault("dtype", dtype)
-    with torch.inference_mode():
-        patcher = comfy.sd.load_diffusion_model(
-            str(path), model_options=options, disable_dynamic=disable_dynamic
-        )
+    with torch.inference_mode(inference):
+        patcher = comfy.sd.load_diffusion_model(str(path), model_options=options)
         if kind == "sd15_v":
             (patcher,) = ModelSamplingDiscrete().patch(patcher, "v_prediction", zsnr=False)
     return patcher
@@ -315,31 +315,52 @@ def as_latent(samples: Tensor) -> dict[str, Tensor]:
 
 
 def denoise(
-    patcher: ModelPatcher, latents: Tensor, conditioning: Conditioning, sigma: float
+    patcher: ModelPatcher,
+    latents: Tensor,
+    conditioning: Conditioning,
+    sigma: float,
+    differentiable: bool = False,
 ) -> Tensor:
     """One forward pass of the loaded model by the host's own sampling path; the denoised latents.
 
     `latents` and the result are in VAE units, (batch, channels, height, width). The conditioning
-    holds one entry, used for the whole batch. Loads the model if it is not loaded.
+    holds one entry, used for the whole batch. Loads the model if it is not loaded, and runs
+    under inference mode as a sampler does. `differentiable` does both outside inference mode,
+    with the host's training flag set and inputs that may be saved for backward: the naive way to
+    train.
     """
-    with torch.inference_mode():
-        comfy.model_management.load_models_gpu([patcher])
-        model = patcher.model
-        device = patcher.load_device
-        x = model.process_latent_in(latents).to(device)
-        conds = comfy.samplers.process_conds(
-            model,
-            x,
-            {"positive": comfy.sampler_helpers.convert_cond(conditioning)},
-            device,
-            latent_image=x,
-            seed=0,
-        )
-        sigmas = torch.full((x.shape[0],), sigma, device=device)
-        options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
-        patcher.pre_run()
-        try:
-            (out,) = comfy.samplers.calc_cond_batch(model, [conds["positive"]], x, sigmas, options)
-        finally:
-            patcher.cleanup()
-        return model.process_latent_out(out)
+    if not differentiable:
+        with torch.inference_mode():
+            return _pass(patcher, latents, conditioning, sigma)
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return _pass(patcher, latents.clone(), _copied(conditioning), sigma)
+    finally:
+        comfy.model_management.in_training = before
+
+
+def _copied(conditioning: Conditioning) -> Conditioning:
+    return [
+        [context.clone(), {k: v.clone() if torch.is_tensor(v) else v for k, v in extra.items()}]
+        for context, extra in conditioning
+    ]
+
+
+def _pass(
+    patcher: ModelPatcher, latents: Tensor, conditioning: Conditioning, sigma: float
+) -> Tensor:
+    comfy.model_management.load_models_gpu([patcher])
+    model, device = patcher.model, patcher.load_device
+    x = model.process_latent_in(latents).to(device)
+    conds = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
+    conds = comfy.samplers.process_conds(model, x, conds, device, latent_image=x, seed=0)
+    sigmas = torch.full((x.shape[0],), sigma, device=device)
+    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+    patcher.pre_run()
+    try:
+        (out,) = comfy.samplers.calc_cond_batch(model, [conds["positive"]], x, sigmas, options)
+    finally:
+        patcher.cleanup()
+    return model.process_latent_out(out)
