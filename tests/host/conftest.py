@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hostkit import checkout
+
+if TYPE_CHECKING:
+    from hostkit.server import ComfyServer
 
 CHECKOUT = checkout.find_checkout()
 if CHECKOUT is not None:
@@ -25,3 +29,26 @@ def pytest_pycollect_makemodule(
     if CHECKOUT is None:
         return _SkippedModule.from_parent(parent, path=module_path)
     return None
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a whole tiny SD 1.5 checkpoint."""
+    from hostkit.tiny_models import write_sd15_checkpoint
+
+    return write_sd15_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def comfy_server(
+    sd15_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A running ComfyUI with the pack and `sd15_checkpoint.name` in models/checkpoints."""
+    from hostkit.server import ComfyServer
+
+    assert CHECKOUT is not None
+    server = ComfyServer(CHECKOUT, tmp_path_factory.mktemp("comfyui"), "comfyui-dpo.test-1")
+    link = server.base_dir / "models" / "checkpoints" / sd15_checkpoint.name
+    link.symlink_to(sd15_checkpoint)
+    with server:
+        yield server

@@ -14,7 +14,6 @@ from hostkit.tiny_models import (
     random_conditioning,
     random_latents,
     tiny_patcher,
-    write_sd15_checkpoint,
 )
 
 # The last context block of an MMDiT attends without queries of its own: its query norm is unused.
@@ -104,10 +103,9 @@ def test_quantised_layers_are_the_hosts_mixed_precision_linear(kind: str) -> Non
     assert (exact - rounded).norm() / exact.norm() < 0.2
 
 
-def test_the_checkpoint_loads_with_text_encoder_and_vae(tmp_path: Path) -> None:
-    path = write_sd15_checkpoint(tmp_path)
+def test_the_checkpoint_loads_with_text_encoder_and_vae(sd15_checkpoint: Path) -> None:
     with torch.inference_mode():
-        patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+        patcher, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(sd15_checkpoint))
         cat, dog = (
             clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a cat", "a dog")
         )
