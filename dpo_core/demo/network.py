@@ -5,6 +5,9 @@ blocks on the 8 x 8 grid, scale and shift from the noise level and the prompt in
 (Peebles & Xie 2022, arXiv:2212.09748). All weights sit in plain ``nn.Linear``, ``nn.Conv2d`` and
 ``nn.Embedding``, so that an adapter attaches as it would to a large model.
 
+The network refines the best linear guess of the velocity, with input and output scaled to unit
+variance (the preconditioning of Karras et al. 2022, arXiv:2206.00364, for straight paths).
+
 Convention, as in the large flow models: ``x = (1 - sigma) * picture + sigma * noise``, and the
 network predicts the velocity ``noise - picture`` (Liu et al. 2022, arXiv:2209.03003; Lipman et al.
 2022, arXiv:2210.02747). Pictures are in [-1, 1].
@@ -25,6 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pictures import ATTRIBUTES, SIZE, encode
+
+PICTURE_STD = 0.5
+"""Spread of a pixel's value over all pictures, for the linear guess the network refines."""
 
 WEIGHTS = "weights.safetensors"
 """File beside this module that holds the shipped base model."""
@@ -145,6 +151,13 @@ class FlowNetwork(nn.Module):
             (B, 3, 64, 64) ``noise - picture``.
         """
         condition = self._condition(sigma, prompts)
+        level = sigma[:, None, None, None]
+        spread = (level.square() + ((1 - level) * PICTURE_STD).square()).sqrt()
+        straight = (level - (1 - level) * PICTURE_STD**2) / spread.square()
+        return straight * x + PICTURE_STD / spread * self._refine(x / spread, condition)
+
+    def _refine(self, x: Tensor, condition: Tensor) -> Tensor:
+        """What the best linear guess of the velocity leaves over, of unit variance if white."""
         high = self.enter(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         high = self.high_in(high, condition)
         mid = self.mid_in(self.down_mid(high), condition)

@@ -95,7 +95,7 @@ class Scene:
 def sample_scene(rng: np.random.Generator) -> Scene:
     """A random scene: every attribute drawn independently of the others."""
     named = {name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()}
-    damaged = rng.random() < 0.55
+    damaged = rng.random() < 0.5
     damage = rng.uniform(0.25, 1.0)
     return Scene(
         **named,
@@ -260,8 +260,8 @@ def _draw_sky(canvas: _Canvas, scene: Scene, rng: np.random.Generator) -> None:
 
 
 def _draw_night(canvas: _Canvas, scene: Scene, rng: np.random.Generator) -> None:
-    for x, y in rng.uniform((0.0, 0.0), (1.0, scene.horizon - 0.06), size=(10, 2)):
-        canvas.paint(canvas.circle(x, y, 0.009), (0.9, 0.92, 1.0))
+    for x, y in rng.uniform((0.0, 0.0), (1.0, scene.horizon - 0.06), size=(8, 2)):
+        canvas.paint(canvas.circle(x, y, 0.011), (0.9, 0.92, 1.0))
     reach = canvas.circle(scene.light_x, 0.17, 0.0)
     canvas.blend(0.3 * np.exp(-((reach / 0.2) ** 2)), (0.7, 0.76, 0.9))
     bite = canvas.circle(scene.light_x + 0.04, 0.145, 0.072)
@@ -396,12 +396,12 @@ def _grade(canvas: _Canvas, warmth: float) -> None:
 def _break_details(canvas: _Canvas, scene: Scene, rng: np.random.Generator) -> None:
     """Blots and scratches, as on a badly kept print."""
     inks = ((0.06, 0.05, 0.09), (0.97, 0.97, 0.95), (0.85, 0.12, 0.45), (0.10, 0.75, 0.70))
-    for _ in range(round(26 * scene.damage)):
+    for _ in range(round(16 * scene.damage)):
         x, y = rng.random(2)
         ink = inks[rng.integers(len(inks))]
-        canvas.paint(canvas.circle(x, y, rng.uniform(0.014, 0.028)), ink, 0.9)
-    for _ in range(round(4 * scene.damage)):
+        canvas.paint(canvas.circle(x, y, rng.uniform(0.018, 0.032)), ink, 0.9)
+    for _ in range(round(3 * scene.damage)):
         x, y, turn = rng.random(), rng.random(), rng.uniform(-0.9, 0.9)
         reach = rng.uniform(0.1, 0.28)
         dx, dy = reach * np.sin(turn), reach * np.cos(turn)
-        canvas.paint(canvas.segment(x - dx, y - dy, x + dx, y + dy, 0.008), inks[1], 0.8)
+        canvas.paint(canvas.segment(x - dx, y - dy, x + dx, y + dy, 0.010), inks[1], 0.9)

@@ -1,0 +1,1 @@
+"""Preference training for image denoisers, independent of any host program."""

@@ -1,0 +1,240 @@
+"""Immutable preference records: Picture, Pair, PairSet. Cheap to make; files are read on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .image_file import DIGEST_BYTES, digest_of_file, open_image, oriented_size, rgb_pixels
+from .problem import PairError, PairProblem, printable
+
+SPLITS = ("train", "val")
+SHOWN_SIZES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image by path or in memory. Two pictures are equal when their content is (`digest`)."""
+
+    path: Path | None = None
+    _array: NDArray[np.float32] | None = field(default=None, repr=False)
+    _known_size: tuple[int, int] | None = field(default=None, repr=False)
+    _known_digest: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, *, size: tuple[int, int] | None = None, digest: str | None = None
+    ) -> Picture:
+        """The image in a file, not opened yet; `size` and `digest` where the caller knows them."""
+        return cls(Path(path), None, size, digest)
+
+    @classmethod
+    def from_pixels(cls, pixels: Any) -> Picture:
+        """An image in memory: (height, width, 3), 0..1, anything numpy takes; copied.
+
+        Values a little outside 0..1 are clipped. Raises PairError for another shape, for values
+        that are not finite, or that are clearly not in 0..1.
+        """
+        array = np.array(pixels, dtype=np.float32, order="C")
+        if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+            raise _pixel_error(
+                f"Image of shape {array.shape}", "Give one RGB image: (height, width, 3)."
+            )
+        if not np.isfinite(array).all():
+            raise _pixel_error(
+                "Image holds values that are not numbers", "Check the node that made this image."
+            )
+        if array.min() < -0.5 or array.max() > 1.5:
+            raise _pixel_error(
+                f"Image values run from {array.min():g} to {array.max():g}",
+                "Scale them to 0..1 first.",
+            )
+        np.clip(array, 0, 1, out=array)
+        array.setflags(write=False)
+        return cls(None, array)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, after EXIF orientation; reads a file's header only.
+
+        Raises PairError when the file cannot be read.
+        """
+        if self._known_size is not None:
+            return self._known_size
+        if self._array is not None:
+            return self._array.shape[1], self._array.shape[0]
+        with open_image(self._file(), self.name) as image:
+            return oriented_size(image)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of the content: a file's bytes, or the pixels in memory and their shape.
+
+        Raises PairError when the file cannot be read.
+        """
+        if self._known_digest is not None:
+            return self._known_digest
+        if self._array is not None:
+            return _digest([repr(self._array.shape).encode(), self._array.tobytes()])
+        return digest_of_file(self._file(), self.name)
+
+    @property
+    def name(self) -> str:
+        """How messages call this picture."""
+        return "image in memory" if self.path is None else printable(str(self.path))
+
+    def pixels(self) -> NDArray[np.float32]:
+        """A fresh array (height, width, 3), float32, 0..1; see `image_file.rgb_pixels`.
+
+        Raises PairError when the file cannot be read.
+        """
+        if self._array is not None:
+            return np.array(self._array, dtype=np.float32)
+        with open_image(self._file(), self.name) as image:
+            return rgb_pixels(image)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def _file(self) -> Path:
+        if self.path is None:
+            raise ValueError("a Picture needs a path or pixels")
+        return self.path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Under one prompt, one picture preferred to another."""
+
+    prompt: str
+    """Text as the encoder gets it; empty for an unconditional pair."""
+    chosen: Picture
+    rejected: Picture
+    group: str = ""
+    """What must not be torn apart by a split; left empty, the prompt's digest."""
+    chosen_probability: float = 1.0
+    """Soft label P in 0..1: how likely a person prefers `chosen`."""
+    split: str | None = None
+    """'train' or 'val' if the source says so, else None."""
+    source: str = ""
+    """Where the pair came from, for reports."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.chosen_probability) and 0 <= self.chosen_probability <= 1):
+            raise ValueError(f"chosen_probability {self.chosen_probability} is not in 0..1")
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
+        if not self.group:
+            object.__setattr__(self, "group", _digest([_encoded(self.prompt)]))
+
+    @cached_property
+    def key(self) -> str:
+        """Hex digest of chosen, rejected and prompt: the pair's identity. Reads the images."""
+        return _pair_key(self.chosen, self.rejected, self.prompt)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs in a fixed order."""
+
+    pairs: tuple[Pair, ...] = ()
+
+    @classmethod
+    def folded(cls, pairs: Iterable[Pair]) -> PairSet:
+        """A set in which every key occurs once; of exact duplicates the first stays."""
+        first: dict[str, Pair] = {}
+        for pair in pairs:
+            first.setdefault(pair.key, pair)
+        return cls(tuple(first.values()))
+
+    def join(self, other: PairSet) -> PairSet:
+        """This set's pairs, then those of `other` that are not among them."""
+        return PairSet.folded((*self.pairs, *other.pairs))
+
+    def contradictions(self) -> tuple[tuple[Pair, Pair], ...]:
+        """Pairs of pairs with the same two images and prompt but the opposite preference."""
+        seen: dict[str, Pair] = {}
+        found: list[tuple[Pair, Pair]] = []
+        for pair in self.pairs:
+            opposite = seen.get(_pair_key(pair.rejected, pair.chosen, pair.prompt))
+            if opposite is not None:
+                found.append((opposite, pair))
+            seen.setdefault(pair.key, pair)
+        return tuple(found)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of all that training depends on: keys, soft labels, groups, splits, order."""
+        return _digest(
+            _encoded(repr((pair.key, pair.chosen_probability, pair.group, pair.split)))
+            for pair in self.pairs
+        )
+
+    def summary(self) -> list[str]:
+        """Text lines for a report: counts of pairs, prompts, splits, sizes, contradictions."""
+        prompts = {pair.prompt for pair in self.pairs if pair.prompt}
+        empty = sum(not pair.prompt for pair in self.pairs)
+        lines = [f"{counted(len(self), 'pair')}, {counted(len(prompts), 'prompt')}"]
+        if empty:
+            lines.append(f"{counted(empty, 'pair')} with an empty prompt (trained without one)")
+        splits = Counter(pair.split for pair in self.pairs if pair.split)
+        if splits:
+            lines.append("split: " + ", ".join(f"{splits[name]} {name}" for name in SPLITS))
+        sizes = Counter(pair.chosen.size for pair in self.pairs).most_common()
+        if sizes:
+            shown = [f"{w} x {h} ({n})" for (w, h), n in sizes[:SHOWN_SIZES]]
+            more = len(sizes) - SHOWN_SIZES
+            lines.append("sizes: " + ", ".join([*shown, f"{more} more"] if more > 0 else shown))
+        soft = sum(pair.chosen_probability < 1 for pair in self.pairs)
+        if soft:
+            lines.append(f"{counted(soft, 'pair')} with a soft label")
+        opposed = len(self.contradictions())
+        if opposed:
+            lines.append(f"{counted(opposed, 'pair')} contradicted by the opposite preference")
+        return lines
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.pairs[index]
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _pair_key(chosen: Picture, rejected: Picture, prompt: str) -> str:
+    return _digest([chosen.digest.encode(), rejected.digest.encode(), _encoded(prompt)])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        # The length first, so that no two lists of parts run together to the same bytes.
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _pixel_error(what: str, fix: str) -> PairError:
+    return PairError([PairProblem(what, "image in memory", fix)])

@@ -1,0 +1,262 @@
+"""Training as an iterator of step reports. The caller drives: progress, Stop and saving are its."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .evaluation.metrics import NAMES, step_metrics
+from .training.adapter import Adapter
+from .training.batch import pair_batch
+from .training.dataset import EncodedPairs, buckets
+from .training.denoiser import Denoiser
+from .training.four_passes import SCHEDULES, PassResult
+from .training.noise import NoiseSettings
+from .training.objectives import Objective
+from .training.optimizer import AdapterOptimizer, OptimizerSettings, learning_rate
+from .training.plan import BatchPlan
+
+NON_FINITE_LIMIT = 5
+FIRST_LOSS_SCALE = 2.0**12
+RHO_DECAY = 0.95
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the result, besides the model, the adapter and the pairs."""
+
+    objective: Objective = field(default_factory=Objective)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    batch_size: int = 1
+    """Pairs that go through the model together. More is faster on large cards and needs more
+    memory."""
+
+    grad_accumulation_steps: int = 4
+    """Batches added up before each update. Batch size times this is how many pairs one step
+    learns from; 8 to 16 in all is a good start."""
+
+    execution_mode: str = "sequential"
+    """sequential needs no more memory than ordinary LoRA training; policy_concurrent is faster
+    and keeps two images' activations; full_concurrent batches everything, fastest on large cards.
+    The result is the same."""
+
+    shared_noise: bool = True
+    """Chosen and rejected are compared under the same noise. Off: the rejected image gets noise
+    of its own; noisier curves."""
+
+    seed: int = 0
+    """Decides the order of pairs, all noise and the LoRA's initial values."""
+
+    def problems(self) -> list[str]:
+        """Everything out of range, each with its fix."""
+        found = []
+        if not 1 <= self.batch_size <= 4096:
+            found.append(f"batch_size is {self.batch_size}: use 1 or more.")
+        if not 1 <= self.grad_accumulation_steps <= 4096:
+            found.append(
+                f"grad_accumulation_steps is {self.grad_accumulation_steps}: use 1 or more."
+            )
+        if self.execution_mode not in SCHEDULES:
+            found.append(
+                f"execution_mode is {self.execution_mode!r}: choose {', '.join(SCHEDULES)}."
+            )
+        parts = (self.objective, self.noise, self.optimizer)
+        return found + [problem for part in parts for problem in part.problems()]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands; a value. Training from it again gives the same continuation.
+
+    Attributes:
+        step: optimiser steps done.
+        adapter: the adapter's parameters by name, fp32, CPU.
+        optimizer: AdamW's moments by parameter name, CPU.
+        rho: smoothed ratio of the chosen image's error to the reference's; None before a step.
+        loss_scale: factor that keeps fp16 gradients from underflowing.
+    """
+
+    step: int
+    adapter: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    rho: float | None = None
+    loss_scale: float = FIRST_LOSS_SCALE
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished step.
+
+    Attributes:
+        step: steps done since the start of the run, this one included.
+        metrics: numbers by name.
+        state: takes a :class:`TrainState`; valid until the next step is asked for, and after an
+            exception, when it still gives this step's.
+        skipped: True if the step was not applied, its gradients not being finite.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    state: Callable[[], TrainState]
+    skipped: bool = False
+
+
+def train(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    dataset: EncodedPairs,
+    settings: TrainSettings,
+    steps: int,
+    start: TrainState | None = None,
+) -> Iterator[StepReport]:
+    """Trains ``adapter`` in place and yields after every step.
+
+    Args:
+        denoiser: the model.
+        adapter: attached to it.
+        dataset: the pairs.
+        settings: how to train.
+        steps: optimiser steps to do now.
+        start: go on from here; None starts with the adapter as it is.
+
+    Raises:
+        ValueError: settings out of range.
+        TrainingError: the start-up check failed, or the loss stayed non-finite. The adapter then
+            holds the last good step.
+    """
+    if problems := settings.problems():
+        raise ValueError("\n".join(problems))
+    run = _Run(denoiser, adapter, dataset, settings, start)
+    for _ in range(steps):
+        yield run.step()
+
+
+class _Run:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        adapter: Adapter,
+        dataset: EncodedPairs,
+        settings: TrainSettings,
+        start: TrainState | None,
+    ) -> None:
+        self._denoiser, self._adapter = denoiser, adapter
+        self._dataset, self._settings = dataset, settings
+        self._plan = BatchPlan(
+            buckets(dataset.pairs, denoiser),
+            settings.batch_size,
+            settings.grad_accumulation_steps,
+            settings.seed,
+        )
+        self._optimizer = AdapterOptimizer(adapter.parameters(), settings.optimizer)
+        self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
+        self._loss_scale = FIRST_LOSS_SCALE if start is None else start.loss_scale
+        if start is not None:
+            self._step = start.step
+            adapter.load(start.adapter)
+            self._optimizer.load(start.optimizer)
+
+    def state(self) -> TrainState:
+        return TrainState(
+            self._step,
+            self._adapter.snapshot(),
+            self._optimizer.state(),
+            self._rho,
+            self._loss_scale,
+        )
+
+    def step(self) -> StepReport:
+        results, grad_norm = self._accumulate()
+        # The one place where the host waits for the device.
+        values = dict(zip(NAMES, step_metrics(results, grad_norm).tolist(), strict=True))
+        if self._step == 0 or self._settings.objective.beta == 0:
+            self._check_start(values)
+        skipped = not (math.isfinite(values["loss/dpo"]) and math.isfinite(values["grad_norm"]))
+        if skipped:
+            self._skip()
+        else:
+            self._optimizer.step(self._step, grad_norm)
+            self._skips = 0
+            self._update_rho(values)
+        self._optimizer.zero_grad()
+        values["learning_rate"] = learning_rate(self._settings.optimizer, self._step)
+        values["loss/train_step"] = values["loss/dpo"]
+        values["epoch"] = self._plan.epoch_of(self._step)
+        values["rho"] = float("nan") if self._rho is None else self._rho
+        self._step += 1
+        return StepReport(self._step, values, self.state, skipped)
+
+    def _accumulate(self) -> tuple[list[PassResult], Tensor]:
+        """Adds up the gradients of one step's micro-batches, weighted by their pairs."""
+        settings = self._settings
+        self._optimizer.zero_grad()
+        scale = self._loss_scale if self._denoiser.needs_loss_scaling else 1.0
+        micro_batches = self._plan.step(self._step)
+        pairs = sum(len(m.indices) for m in micro_batches)
+        results = []
+        for micro_batch in micro_batches:
+            batch = pair_batch(
+                self._dataset, micro_batch, self._denoiser, settings.noise,
+                settings.seed, settings.shared_noise,
+            )
+            passes = SCHEDULES[settings.execution_mode]
+            # The mean is over pairs of the whole step: a short batch of a small bucket must not
+            # count as much as a full one.
+            results.append(
+                passes(self._denoiser, self._adapter, batch, settings.objective, scale / pairs)
+            )
+        return results, self._optimizer.grad_norm(scale)
+
+    def _update_rho(self, values: Mapping[str, float]) -> None:
+        if values["errors/reference_chosen"] > 0:
+            ratio = values["errors/chosen"] / values["errors/reference_chosen"]
+            before = ratio if self._rho is None else self._rho
+            self._rho = RHO_DECAY * before + (1 - RHO_DECAY) * ratio
+
+    def _skip(self) -> None:
+        """Leaves the adapter as it is. fp16 first tries smaller gradients."""
+        if self._denoiser.needs_loss_scaling and self._loss_scale > 1:
+            self._loss_scale /= 2
+            return
+        self._skips += 1
+        if self._skips >= NON_FINITE_LIMIT:
+            raise TrainingError(
+                f"The loss was not a finite number for {NON_FINITE_LIMIT} steps in a row, so "
+                "training stopped; the LoRA of the last good step is kept. Try a lower learning "
+                "rate, and check that the model makes normal pictures by itself."
+            )
+
+    def _check_start(self, values: Mapping[str, float]) -> None:
+        """At step 0 policy and reference are the same model: every margin is 0, the loss ln 2.
+
+        With beta 0 the loss is ln 2 at every step, whatever the model does.
+        """
+        raw, beta = values["dpo/raw_loss"], self._settings.objective.beta
+        # A margin of x moves the loss by beta x / 2; half precision kernels may differ a little.
+        allowed = 0.05 if self._denoiser.half_precision else 1e-3
+        if not math.isfinite(raw):
+            raise TrainingError(
+                "The model's error is not a finite number before anything was trained. Check that "
+                "the model makes normal pictures by itself and that VAE and model belong together."
+            )
+        if abs(raw - math.log(2)) > allowed:
+            raise TrainingError(
+                f"The start-up check failed: before training, model and reference must agree and "
+                f"the loss be {math.log(2):.4f}, but it is {raw:.4f} (margin "
+                f"{values['dpo/reward_margin']:.3g}, beta {beta:g}). Something makes the model "
+                "answer differently each time, such as a model patch with its own randomness. "
+                "Remove patches from the model and try again."
+            )
+
+
+__all__ = ["StepReport", "TrainSettings", "TrainState", "TrainingError", "train"]

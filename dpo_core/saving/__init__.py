@@ -1,0 +1,1 @@
+"""Everything that reaches the disk. All writes are atomic."""

@@ -1,0 +1,97 @@
+"""LoRA files: safetensors whose metadata other tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from .atomic import write_atomically
+
+
+def lora_tensors(
+    parameters: Mapping[str, Tensor], alphas: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """What goes into the file: down, up and alpha of every layer, CPU, contiguous."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+    tensors.update({f"{layer}.alpha": torch.tensor(alpha) for layer, alpha in alphas.items()})
+    return tensors
+
+
+def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a LoRA file atomically.
+
+    Raises:
+        OSError: no room, no permission; nothing is left behind.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda part: save_file(contiguous, part, metadata=dict(metadata)))
+
+
+def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a LoRA file.
+
+    Raises:
+        ValueError: the file is not readable safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except Exception as error:
+        raise ValueError(f"{path.name} is not a readable .safetensors file: {error}") from error
+
+
+def lora_metadata(
+    tensors: Mapping[str, Tensor],
+    *,
+    title: str,
+    architecture: str,
+    rank: int,
+    alpha: float,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    steps: int,
+    pairs: int,
+) -> dict[str, str]:
+    """Metadata under the names of the ModelSpec standard, of kohya's tools, and our own.
+
+    Args:
+        tensors: what the file will hold; its hash goes into the metadata.
+        title: shown by model managers.
+        architecture: of the base model, ModelSpec's name where it has one.
+        rank: largest rank of a layer.
+        alpha: alpha of that layer.
+        settings: everything that decided the result.
+        metrics: of the last step.
+        steps: optimiser steps done.
+        pairs: preference pairs trained on.
+    """
+    file = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    body = file[8 + int.from_bytes(file[:8], "little") :]  # ModelSpec hashes what follows the header
+    finite = {name: value for name, value in metrics.items() if value == value}
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": title,
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
+        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.description": f"Preference LoRA: DPO on {pairs} pairs, {steps} steps.",
+        "modelspec.hash_sha256": f"0x{sha256(body).hexdigest()}",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "ss_steps": str(steps),
+        "ss_output_name": title,
+        "dpo.settings": json.dumps(settings, sort_keys=True),
+        "dpo.metrics": json.dumps(finite, sort_keys=True),
+        "dpo.pairs": str(pairs),
+    }

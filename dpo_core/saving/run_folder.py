@@ -1,0 +1,122 @@
+"""A run's folder: settings, metrics, frozen reference and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..run import TrainState
+from .atomic import write_atomically
+
+CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
+
+
+def run_id(content: Mapping[str, Any]) -> str:
+    """The same base, pairs and settings give the same id."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+class RunFolder:
+    """``<root>/<id>/``: found again by content, so a run asked for twice is trained once.
+
+    Args:
+        root: folder of all runs.
+        content: what decides the result; it is written as ``settings.json``.
+    """
+
+    def __init__(self, root: Path, content: Mapping[str, Any]) -> None:
+        self.id = run_id(content)
+        self.path = root / self.id
+        self._content = dict(content)
+
+    def open(self) -> None:
+        """Makes the folder and its settings file.
+
+        Raises:
+            OSError: no room, no permission.
+        """
+        settings = self.path / "settings.json"
+        if not settings.exists():
+            text = json.dumps(self._content, indent=2, sort_keys=True, default=str)
+            write_atomically(settings, lambda part: _write_text(part, text + "\n"))
+
+    def save_checkpoint(self, state: TrainState) -> Path:
+        """Writes everything a continuation needs into one file, atomically."""
+        path = self._checkpoint(state.step)
+        tensors = {f"adapter/{name}": tensor for name, tensor in state.adapter.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
+        scalars = {"step": state.step, "rho": state.rho, "loss_scale": state.loss_scale}
+        write_atomically(
+            path,
+            lambda part: save_file(tensors, part, metadata={"state": json.dumps(scalars)}),
+        )
+        return path
+
+    def load_checkpoint(self, step: int) -> TrainState:
+        """The state after ``step`` steps.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        adapter: dict[str, Tensor] = {}
+        optimizer: dict[str, Tensor] = {}
+        with safe_open(self._checkpoint(step), framework="pt") as file:
+            scalars = json.loads(file.metadata()["state"])
+            for name in file.keys():
+                kind, rest = name.split("/", 1)
+                (adapter if kind == "adapter" else optimizer)[rest] = file.get_tensor(name)
+        return TrainState(
+            scalars["step"], adapter, optimizer, scalars["rho"], scalars["loss_scale"]
+        )
+
+    def checkpoints(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        if not self.path.is_dir():
+            return []
+        matches = (CHECKPOINT.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds one line to ``metrics.jsonl`` and flushes it."""
+        finite = {name: value for name, value in metrics.items() if value == value}
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **finite}, sort_keys=True) + "\n")
+
+    def metrics(self, until: int) -> list[dict[str, float]]:
+        """One row per step up to ``until``. Steps done twice count once; a torn line is passed over."""
+        rows: dict[int, dict[str, float]] = {}
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    row = json.loads(line)
+                    rows[int(row["step"])] = row
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return [rows[step] for step in sorted(rows) if step <= until]
+
+    def save_reference(self, reference: Mapping[str, Tensor]) -> None:
+        """Keeps the frozen reference with the run, once: a continued run anchors to the original."""
+        path = self.path / "reference.safetensors"
+        if not path.exists():
+            write_atomically(path, lambda part: save_file(dict(reference), part))
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / f"step_{step:08d}.safetensors"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""From encoded pairs to optimiser updates: batch plan, noise draws, four passes, objective."""

@@ -1,0 +1,1 @@
+"""ComfyUI nodes: thin schemas over the core and the host bridge."""

@@ -1,0 +1,135 @@
+"""Pairs as the model sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..dpo_core.pairs.record import PairSet
+from ..dpo_core.training.dataset import EncodedPairs
+from .host.conditioning import Conditioning, conditioning_problems, plain_conditioning
+from .host.encoding import encode_pairs, encoded_pair
+from .types import CATEGORY, Dataset, Pairs
+
+
+class EncodePairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOEncodePairs",
+            display_name="Encode Pairs (DPO)",
+            category=CATEGORY,
+            description="Turns images into latents and prompts into conditioning, once, before "
+            "training.",
+            inputs=[
+                Pairs.Input("pairs"),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
+                io.Float.Input(
+                    "megapixels", default=0.0, min=0.0, max=16.0, step=0.05,
+                    tooltip="Scales every image to this area, 1 being 1024 x 1024; smaller trains "
+                    "faster in less memory. 0 keeps the size. Both images of a pair are always "
+                    "scaled alike, and pairs of different sizes are trained in groups.",
+                ),
+                io.Float.Input(
+                    "guidance", default=3.5, min=0.0, max=100.0, step=0.1,
+                    tooltip="For models that have guidance built in, such as Flux: what you "
+                    "generate with. Other models ignore it.",
+                ),
+            ],
+            outputs=[Dataset.Output(display_name="dataset")],
+        )
+
+    @classmethod
+    def execute(
+        cls, pairs: PairSet, vae: Any, clip: Any, megapixels: float, guidance: float
+    ) -> io.NodeOutput:
+        prompts = len({pair.prompt for pair in pairs})
+        bar = comfy.utils.ProgressBar(prompts + 2 * len(pairs))
+        # Outside inference mode, so that what is encoded can be trained with.
+        with torch.inference_mode(False), torch.no_grad():
+            dataset = encode_pairs(
+                list(pairs), vae, clip, megapixels, guidance, lambda: bar.update(1)
+            )
+        return io.NodeOutput(dataset)
+
+
+class DatasetFromLatents(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPODatasetFromLatents",
+            display_name="Dataset from Latents (DPO)",
+            category=CATEGORY,
+            description="Pairs latents that are already there. Takes single latents, batches and "
+            "the lists of ComfyUI's dataset nodes.",
+            is_input_list=True,
+            inputs=[
+                io.Latent.Input("chosen", tooltip="The better images."),
+                io.Latent.Input("rejected", tooltip="The worse ones, in the same order and size."),
+                io.Conditioning.Input(
+                    "positive", tooltip="One prompt for all pairs, or one for each."
+                ),
+            ],
+            outputs=[Dataset.Output(display_name="dataset")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        chosen: list[dict[str, Any]],
+        rejected: list[dict[str, Any]],
+        positive: list[list[Conditioning]],
+    ) -> io.NodeOutput:
+        better, worse = _single_latents(chosen), _single_latents(rejected)
+        entries = [entry for conditioning in positive for entry in conditioning]
+        if problems := _problems(better, worse, entries, chosen + rejected):
+            raise ValueError("These latents cannot be paired:\n- " + "\n- ".join(problems))
+        with torch.inference_mode(False), torch.no_grad():
+            plain = [plain_conditioning(entry) for entry in entries]
+            prompts = plain * len(better) if len(plain) == 1 else plain
+            dataset = EncodedPairs(tuple(map(encoded_pair, better, worse, prompts)))
+        return io.NodeOutput(dataset)
+
+
+def _single_latents(latents: list[dict[str, Any]]) -> list[Tensor]:
+    return [one for latent in latents for one in latent["samples"]]
+
+
+def _problems(
+    better: list[Tensor],
+    worse: list[Tensor],
+    entries: list[Conditioning],
+    latents: list[dict[str, Any]],
+) -> list[str]:
+    found = []
+    if len(better) != len(worse):
+        found.append(
+            f"{len(better)} chosen but {len(worse)} rejected latents: connect as many of one as "
+            "of the other; they are paired in order."
+        )
+    if len(entries) not in (1, len(better)):
+        found.append(
+            f"{len(entries)} conditionings for {len(better)} pairs: give one for all, or one for "
+            "each. A combination of several prompts cannot be trained on."
+        )
+    for i, (a, b) in enumerate(zip(better, worse, strict=False), 1):
+        if a.shape != b.shape:
+            found.append(
+                f"Pair {i}: chosen is {tuple(a.shape)}, rejected {tuple(b.shape)}. Both must have "
+                "the same size; nothing is resized."
+            )
+        elif torch.equal(a, b):
+            found.append(f"Pair {i}: chosen and rejected are the same.")
+    for i, entry in enumerate(entries, 1):
+        found += [
+            f"Conditioning {i} {problem}, which cannot be trained on: connect a plain prompt."
+            for problem in conditioning_problems(entry)
+        ]
+    if any(latent.get("noise_mask") is not None for latent in latents):
+        found.append("A latent carries a mask, which cannot be trained on: remove it.")
+    return found

@@ -1,0 +1,31 @@
+"""The pack as ComfyUI sees it."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .dataset import DatasetFromLatents, EncodePairs
+from .lora import LoadLora, SaveLora
+from .objective import ObjectiveNode
+from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
+from .trainer import TrainerNode, TrainStepsNode
+
+
+class DPOExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LoadPairFolder,
+            PairsFromImages,
+            JoinPairs,
+            EncodePairs,
+            DatasetFromLatents,
+            ObjectiveNode,
+            TrainerNode,
+            TrainStepsNode,
+            LoadLora,
+            SaveLora,
+        ]
+
+
+async def comfy_entrypoint() -> DPOExtension:
+    return DPOExtension()

@@ -1,0 +1,101 @@
+"""ComfyUI's loaded model as the core's denoiser."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import comfy.model_management
+import comfy.model_sampling
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...dpo_core.training.denoiser import Prediction, Rows
+from .conditioning import Conditioning, ModelConditioning
+
+
+class HostDenoiser:
+    """Errors of the host's model in its native prediction space, whatever that is.
+
+    The host returns the denoised image, which is affine in the network's output:
+    ``denoised = a x + c output``. Both are read off the host's own model sampling, so epsilon, v,
+    flow and EDM models need no table.
+
+    Args:
+        patcher: the clone being trained; loaded again whenever another model took its place.
+        memory_required: bytes of activations to keep free when loading.
+    """
+
+    def __init__(self, patcher: ModelPatcher, memory_required: float = 0) -> None:
+        self._patcher = patcher
+        self._memory = memory_required
+        self._device = patcher.load_device
+        self._model: Any = patcher.model
+        self._conditioning = ModelConditioning(self._model, self._device)
+        sampling = patcher.get_model_object("model_sampling")
+        # A copy on the CPU: sigmas are drawn without waiting for the device.
+        self._schedule = copy.deepcopy(sampling).to("cpu")
+        flow = isinstance(sampling, comfy.model_sampling.CONST)
+        self.default_sigmas = "logit_normal" if flow else "uniform"
+        dtype = self._model.get_dtype_inference()
+        self.half_precision = dtype in (torch.float16, torch.bfloat16)
+        self.needs_loss_scaling = dtype == torch.float16
+
+    def load(self) -> None:
+        """Loads the model with its adapter, unless it is."""
+        loaded = comfy.model_management.loaded_models(only_currently_used=False)
+        if not self._patcher.is_injected or all(m is not self._patcher for m in loaded):
+            comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
+
+    def sigma(self, percent: Tensor) -> Tensor:
+        values = [self._schedule.percent_to_sigma(float(u)) for u in percent]
+        return torch.tensor(values, dtype=torch.float32)
+
+    def signature(self, conditioning: Conditioning, latent_shape: Sequence[int]) -> Hashable:
+        self.load()
+        return self._conditioning.signature(conditioning, latent_shape)
+
+    def predict(self, rows: Rows) -> Prediction:
+        self.load()
+        clean = self._model.process_latent_in(rows.latents.to(self._device, torch.float32))
+        sigma = rows.sigma.to(self._device)
+        noise = rows.noise.to(self._device, copy=True)  # some families add to it in place
+        sampling = self._model.model_sampling
+        noisy = sampling.noise_scaling(_per_row(sigma, clean), noise, clean)
+        denoised = self._model.apply_model(
+            noisy,
+            sigma,
+            **self._conditioning.rows(rows.conditioning, rows.latents.shape[1:]),
+            transformer_options=self._options(sigma),
+        ).float()
+        network, skip = self._affine(sigma, noisy)
+        output = (denoised.detach() - skip) / network
+        residual = (denoised - clean) / network
+        return Prediction(residual, output.square().flatten(1).mean(1))
+
+    def _affine(self, sigma: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """c, shape (R, 1, ...), and a x, shape of ``noisy``."""
+        sampling = self._model.model_sampling
+        nothing = noisy.new_zeros(noisy.shape[0], *[1] * (noisy.ndim - 1))
+        at_zero = sampling.calculate_denoised(sigma, nothing, nothing)
+        at_one = sampling.calculate_denoised(sigma, nothing + 1, nothing)
+        return at_one - at_zero, sampling.calculate_denoised(sigma, nothing, noisy)
+
+    def _options(self, sigma: Tensor) -> dict[str, Any]:
+        """The user's model patches stay; attention is the one kernel that has a gradient."""
+        options = self._patcher.model_options["transformer_options"].copy()
+        options["optimized_attention_override"] = _attention
+        options |= {"sigmas": sigma, "cond_or_uncond": [0], "uuids": [uuid4()]}
+        return options
+
+
+def _attention(_: Any, *args: Any, **kwargs: Any) -> Tensor:
+    return attention_pytorch(*args, **kwargs)
+
+
+def _per_row(sigma: Tensor, like: Tensor) -> Tensor:
+    return sigma.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,68 @@
+"""Which folders may be read, and where the pack's own files go."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import folder_paths
+from comfy.cli_args import args
+
+READABLE = (
+    "A folder below ComfyUI's input, output or datasets folder, written relative to one of them "
+    "or in full. If ComfyUI only listens to this computer, any folder of it, written in full."
+)
+
+
+class FolderNotAllowed(ValueError):
+    """The folder may not be read from here."""
+
+
+def runs_folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "dpo" / "runs"
+
+
+def readable_folder(text: str) -> Path:
+    """The folder a person named, resolved and checked.
+
+    Raises:
+        FolderNotAllowed: it lies outside the places of :data:`READABLE`, or does not exist.
+    """
+    text = text.strip().strip('"')
+    if not text:
+        raise FolderNotAllowed(f"No folder is given. {READABLE}")
+    roots = _roots()
+    given = Path(text).expanduser() if _listens_only_locally() else Path(text)
+    candidates = [given] if given.is_absolute() else [root / given for root in roots]
+    resolved = [candidate.resolve() for candidate in candidates]
+    allowed = [
+        path for path in resolved
+        if (given.is_absolute() and _listens_only_locally())
+        or any(path == root or root in path.parents for root in roots)
+    ]
+    if not allowed:
+        raise FolderNotAllowed(f"{text} may not be read. {READABLE}")
+    for path in allowed:
+        if path.is_dir():
+            return path
+    raise FolderNotAllowed(f"There is no folder {text}. Looked for: {', '.join(map(str, allowed))}.")
+
+
+def _roots() -> list[Path]:
+    names = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
+    names += folder_paths.folder_names_and_paths.get("datasets", ([], set()))[0]
+    return [Path(name).resolve() for name in names]
+
+
+def _listens_only_locally() -> bool:
+    """True if every request comes from this computer's own pages."""
+    if args.enable_cors_header:
+        return False
+    return all(_is_loopback(host) for host in args.listen.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip()).is_loopback
+    except ValueError:
+        return host.strip() == "localhost"

@@ -1,0 +1,171 @@
+"""Frozen layers that compute through the host and save no weight for backward.
+
+ComfyUI pages weights: a layer computes with a borrowed view of a staging buffer, with a resident
+copy that may be evicted, or with a cast of a quantised weight. Saved for backward by ordinary
+autograd, such a view is silently overwritten, or a second copy of the model piles up. Here each
+frozen layer is one autograd function: forward is the host's own forward without a graph, backward
+asks the host for the weight once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
+
+Forward = Callable[..., Tensor]
+CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d)
+
+
+def is_host_layer(module: nn.Module) -> bool:
+    """True for layers whose weights the host manages when they compute."""
+    return isinstance(module, comfy.ops.CastWeightBiasOp)
+
+
+def frozen_forward(layer: Any) -> Forward:
+    """The layer's forward with a gradient for its input and none for its weights.
+
+    Args:
+        layer: a host layer.
+
+    Raises:
+        NotImplementedError: the layer is of a kind whose derivative is not known here.
+    """
+    if isinstance(layer, nn.Embedding):
+        function = None
+    elif isinstance(layer, CONVOLUTIONS):
+        function = _Convolution
+    elif isinstance(layer, NORMS):
+        function = _Norm
+    elif hasattr(layer, "in_features"):
+        function = _Linear
+    else:
+        raise NotImplementedError(
+            f"This model has layers of a kind that cannot be trained through: "
+            f"{type(layer).__qualname__}."
+        )
+
+    inner = type(layer).forward.__get__(layer)  # an override on the instance may be ours
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if function is not None and torch.is_grad_enabled() and x.requires_grad:
+            return function.apply(x, layer, lambda y: inner(y, *args, **kwargs))
+        # Not under no_grad: it would mark the result as a view nobody may update in place.
+        y = inner(x, *args, **kwargs)
+        return y.detach() if y.requires_grad else y
+
+    return forward
+
+
+class _Linear(torch.autograd.Function):
+    """y = x W' + b; dx = dy W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Any, inner: Forward) -> Tensor:
+        ctx.layer = layer
+        # Detached: quantised layers choose another kernel for inputs that want a gradient, and
+        # reference and policy must run the same one. The host's fp8 kernel clamps in place.
+        x = x.detach()
+        return inner(x.clone() if isinstance(layer, comfy.ops.fp8_ops.Linear) else x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        with _weights(ctx.layer, grad) as (weight, _):
+            result = grad @ weight
+        scale = getattr(ctx.layer, "pre_quant_scale", None)
+        if scale is not None:
+            result = result * scale.to(result)
+        return result, None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """Only the input's gradient of a convolution: needs the weight and the input's shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Any, inner: Forward) -> Tensor:
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise NotImplementedError(
+                f"This model has convolutions with {layer.padding_mode} padding "
+                f"{layer.padding}, which cannot be trained through."
+            )
+        ctx.layer, ctx.shape = layer, x.shape
+        return inner(x.detach())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        layer = ctx.layer
+        shape_only = grad.new_empty(1).expand(ctx.shape)
+        with _weights(layer, grad) as (weight, _):
+            result, _, _ = torch.ops.aten.convolution_backward(
+                grad, shape_only, weight, None, layer.stride, layer.padding, layer.dilation,
+                layer.transposed, layer.output_padding, layer.groups, (True, False, False),
+            )
+        return result, None, None
+
+
+class _Norm(torch.autograd.Function):
+    """Normalisation layers: the input is kept, the layer recomputed in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Any, inner: Forward) -> Tensor:
+        ctx.layer = layer
+        # A copy: several model families add to the residual stream in place afterwards.
+        ctx.save_for_backward(x.detach().clone())
+        return inner(x.detach())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        layer = ctx.layer
+        (saved,) = ctx.saved_tensors
+        x = saved.detach().requires_grad_()
+        with _weights(layer, x) as (weight, bias), torch.enable_grad():
+            y = _normalised(layer, x, _plain(weight), _plain(bias))
+            (result,) = torch.autograd.grad(y, x, grad.to(y.dtype))
+        return result, None, None
+
+
+def _weights(layer: Any, like: Tensor) -> Any:
+    """The layer's weight and bias in ``like``'s dtype and device, borrowed from the host."""
+    if layer.weight is None:
+        return comfy.ops.CastBiasWeightContext()
+    return _Dequantized(comfy.ops.CastBiasWeightContext(layer, like, offloadable=True))
+
+
+class _Dequantized:
+    def __init__(self, borrowed: Any) -> None:
+        self._borrowed = borrowed
+
+    def __enter__(self) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self._borrowed.__enter__()
+        if isinstance(weight, QuantizedTensor):
+            weight = weight.dequantize()
+        return weight, bias
+
+    def __exit__(self, *exception: Any) -> None:
+        self._borrowed.__exit__(*exception)
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    """Inference tensors cannot take part in a graph; norm weights are small enough to copy."""
+    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
+
+
+def _normalised(layer: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if isinstance(layer, nn.GroupNorm):
+        return nn.functional.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+    if isinstance(layer, nn.LayerNorm):
+        return nn.functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+    if isinstance(layer, nn.RMSNorm):
+        return nn.functional.rms_norm(x, layer.normalized_shape, weight, layer.eps)
+    mean, variance = layer.running_mean.to(x), layer.running_var.to(x)
+    return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, layer.eps)

@@ -1,0 +1,152 @@
+"""How the adapter enters the host's model and leaves it: through the host's own injections.
+
+Nothing in the module tree changes. Layers get another ``forward`` on the instance, so the host's
+parameter names, patches and loading never see the difference; and because the host ejects
+injections whenever it loads, unloads or switches to another clone, a sampler in between runs the
+untouched model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import PatcherInjection
+from torch import nn
+
+from ...dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from .checkpointed_block import checkpointed_forward, repeated_blocks
+from .frozen_layer import frozen_forward, is_host_layer
+
+KEY = "dpo"
+PREFIX = "diffusion_model."
+
+
+class TrainedModel:
+    """A clone of the user's model with a trainable adapter on it.
+
+    Args:
+        patcher: the user's model; it is cloned, not touched.
+        settings: shape of a new adapter.
+        seed: of its initial values.
+        existing: weights to go on from, by layer name.
+        gradient_checkpointing: recompute blocks in backward instead of keeping activations.
+
+    Raises:
+        ValueError: the model cannot be trained, with the reason.
+    """
+
+    def __init__(
+        self,
+        patcher: ModelPatcher,
+        settings: AdapterSettings,
+        seed: int,
+        existing: dict[str, LoraWeights] | None = None,
+        gradient_checkpointing: bool = True,
+    ) -> None:
+        self.patcher = patcher.clone()
+        self._model = self.patcher.model.diffusion_model
+        self._layers = {
+            PREFIX + name: layer
+            for name, layer in self._model.named_modules()
+            if is_host_layer(layer)
+        }
+        self._frozen = {name: frozen_forward(layer) for name, layer in self._layers.items()}
+        blocks = repeated_blocks(self._model)
+        names = existing.keys() if existing is not None else _linear_layers(self._layers, blocks)
+        targets = [
+            Target(name, layer, self._frozen[name])
+            for name, layer in self._layers.items()
+            if name in names
+        ]
+        self.adapter = Adapter(targets, settings, patcher.load_device, seed, existing)
+        self._checkpointed = blocks if gradient_checkpointing else []
+        self._forwards = _Forwards()
+        self._tensors = _PlainTensors()
+        self.patcher.set_injections(KEY, [PatcherInjection(self._inject, self._eject)])
+
+    def remove(self) -> None:
+        """Takes the adapter out for good; the model is as it was."""
+        self.patcher.eject_model()
+        self.patcher.remove_injections(KEY)
+
+    def _inject(self, _: ModelPatcher) -> None:
+        try:
+            adapted = set(self.adapter.names)
+            for name, layer in self._layers.items():
+                on_top = name in adapted
+                forward = partial(self.adapter.forward, name) if on_top else self._frozen[name]
+                self._forwards.replace(layer, forward)
+            for block in self._checkpointed:
+                self._forwards.replace(block, checkpointed_forward(block.forward))
+            self._tensors.replace(self._model)
+        except BaseException:
+            # Half an injection must not stay: the host only ejects what it saw succeed.
+            self._eject(_)
+            raise
+
+    def _eject(self, _: ModelPatcher) -> None:
+        self._tensors.restore()
+        self._forwards.restore()
+
+
+def _linear_layers(layers: dict[str, nn.Module], blocks: list[nn.Module]) -> set[str]:
+    """Attention, MLP and modulation: the linear layers of the repeated blocks.
+
+    Embeddings and the last layer, which all pictures pass alike, are left alone.
+    """
+    inside = {id(module) for block in blocks for module in block.modules()}
+    linear = {name for name, layer in layers.items() if hasattr(layer, "in_features")}
+    return {name for name in linear if id(layers[name]) in inside} or linear
+
+
+class _Forwards:
+    """Instance ``forward`` overrides, taken back in reverse order."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[nn.Module, Any, Any]] = []
+
+    def replace(self, module: nn.Module, forward: Any) -> None:
+        self._replaced.append((module, module.__dict__.get("forward"), forward))
+        module.forward = forward
+
+    def restore(self) -> None:
+        for module, before, ours in reversed(self._replaced):
+            if module.__dict__.get("forward") is not ours:
+                continue  # someone else has taken over since
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.forward = before
+        self._replaced.clear()
+
+
+class _PlainTensors:
+    """Parameters and buffers that modules use directly, outside the host's layers.
+
+    Loaded during execution they are inference tensors, which no graph may keep. They are small
+    (norm scales, tokens, positions), so a copy stands in while the adapter is injected.
+    """
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[dict[str, Any], str, Any, Any]] = []
+
+    def replace(self, model: nn.Module) -> None:
+        for module in model.modules():
+            if is_host_layer(module):
+                continue
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None and tensor.is_inference():
+                        copy: Any = tensor.detach().clone()
+                        if store is module._parameters:
+                            copy = nn.Parameter(copy, requires_grad=False)
+                        self._replaced.append((store, name, tensor, copy))
+                        store[name] = copy
+
+    def restore(self) -> None:
+        for store, name, tensor, copy in self._replaced:
+            if store.get(name) is copy:  # else the host has put its own back
+                store[name] = tensor
+        self._replaced.clear()

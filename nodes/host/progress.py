@@ -1,0 +1,41 @@
+"""What the person sees while training: the host's progress bar and a line on the node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import comfy.utils
+from server import PromptServer
+
+
+class Progress:
+    """Reports steps of one node.
+
+    Args:
+        total: steps in all.
+        node_id: the node's execution id.
+    """
+
+    def __init__(self, total: int, node_id: str | None) -> None:
+        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self._total, self._node = total, node_id
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        self._bar.update_absolute(done, self._total)
+        self.say(
+            f"{done}/{self._total}  loss {metrics['loss/dpo']:.4f}  accuracy "
+            f"{metrics['dpo/accuracy']:.2f}  margin {metrics['dpo/reward_margin']:.2e}"
+        )
+
+    def tick(self) -> None:
+        """One more of ``total`` is done."""
+        self._bar.update(1)
+
+    def say(self, text: str, log: bool = False) -> None:
+        """Shows a line on the node; with ``log`` also in the console."""
+        if log:
+            logging.info("DPO: %s", text)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self._node is not None:
+            server.send_progress_text(text, self._node, server.client_id)

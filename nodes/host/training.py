@@ -1,0 +1,322 @@
+"""A trainer as a value, and the steps that turn one into the next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...dpo_core.run import TrainingError, TrainSettings, TrainState, train
+from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
+from ...dpo_core.saving.run_folder import RunFolder
+from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
+from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
+from .denoiser import HostDenoiser
+from .folders import runs_folder
+from .identity import model_identity
+from .injection import TrainedModel
+from .progress import Progress
+from .session import training_session
+
+VERSION = 1
+"""Part of every run's id: raised when the same settings would give another result."""
+
+_OTHER_KINDS = {
+    "SVD_img2vid": "video", "GenmoMochi": "video", "LTXV": "video", "LTXAV": "video",
+    "HunyuanVideo": "video", "CosmosVideo": "video", "WAN21": "video", "CogVideoX": "video",
+    "MiniMaxH3": "video", "SeedVR2": "video upscaling", "Kandinsky5": "video",
+    "StableAudio1": "audio", "StableAudio3": "audio", "ACEStep": "audio", "ACEStep15": "audio",
+    "MiniMaxMusic3": "audio", "Trellis2": "3-D", "Hunyuan3Dv2": "3-D", "Hunyuan3Dv2_1": "3-D",
+    "TripoSplat": "3-D", "Stable_Zero123": "3-D view", "SD_X4Upscaler": "upscaling",
+    "HunyuanImage21Refiner": "refiner", "IP2P": "instruction editing", "Lotus": "depth",
+    "RT_DETR_v4": "detection", "DepthAnything3": "depth", "SAM3": "segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a trainer's adapter starts from and what it is compared with.
+
+    Attributes:
+        existing: frozen weights that are the reference; None if the bare model is.
+        carried: tensors for text encoders that go into the saved file unchanged.
+        run: folder of the run continued from, None for a fresh start.
+        step: step of it.
+    """
+
+    existing: Mapping[str, LoraWeights] | None = None
+    carried: Mapping[str, Tensor] | None = None
+    run: RunFolder | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The DPO_TRAINER value: settings, pairs, model, and how far training has come.
+
+    It is never changed. Its weights lie in the run folder; ``step`` says which.
+    """
+
+    patcher: ModelPatcher
+    dataset: EncodedPairs
+    settings: TrainSettings
+    adapter: AdapterSettings
+    gradient_checkpointing: bool
+    origin: Origin
+    run: RunFolder
+    step: int
+
+    def get_models(self) -> list[ModelPatcher]:
+        """For the host's cache: this value keeps a model in use."""
+        return [self.patcher]
+
+    def state(self) -> TrainState | None:
+        """Where training stands; None before the first step."""
+        if self.step > self.origin.step:
+            return self.run.load_checkpoint(self.step)
+        if self.origin.run is not None:
+            return self.origin.run.load_checkpoint(self.origin.step)
+        return None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a call of :func:`train_steps` gives.
+
+    Attributes:
+        trainer: to go on with.
+        lora: tensors as they go into a file.
+        rows: metrics, one mapping per step since the start of the run.
+        found: True if nothing had to be trained, the result being on disk already.
+    """
+
+    trainer: Trainer
+    lora: dict[str, Tensor]
+    rows: list[dict[str, float]]
+    found: bool
+
+
+def build_trainer(
+    patcher: ModelPatcher,
+    dataset: EncodedPairs,
+    settings: TrainSettings,
+    adapter: AdapterSettings,
+    gradient_checkpointing: bool,
+    origin: Origin,
+) -> Trainer:
+    """Checks everything that can be checked before training.
+
+    Raises:
+        ValueError: every problem found, each with its fix.
+    """
+    problems = settings.problems() + adapter.problems() + model_problems(patcher)
+    if problems:
+        raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
+    content = {
+        "version": VERSION,
+        "base": model_identity(patcher),
+        "pairs": dataset.digest,
+        "settings": asdict(settings),
+        "adapter": asdict(adapter) if origin.existing is None else _digest(origin.existing),
+        "continues": None if origin.run is None else [origin.run.id, origin.step],
+    }
+    run = RunFolder(runs_folder(), content)
+    return Trainer(
+        patcher, dataset, settings, adapter, gradient_checkpointing, origin, run, origin.step
+    )
+
+
+def model_problems(patcher: ModelPatcher) -> list[str]:
+    """Why this model cannot be trained; empty if it can."""
+    found = []
+    model: Any = patcher.model
+    kinds = [_OTHER_KINDS.get(cls.__name__) for cls in type(model).__mro__]
+    kind = next((k for k in kinds if k), None)
+    if kind is not None and type(model).__name__ != "Kandinsky5Image":
+        found.append(
+            f"{type(model).__name__} is a model for {kind}; preferences are trained on image models."
+        )
+    if patcher.injections:
+        found.append(
+            "The model carries a LoRA loaded in bypass mode, or another injection. Load it the "
+            "ordinary way."
+        )
+    if patcher.hook_patches:
+        found.append("The model carries hooks. Connect it without them.")
+    return found
+
+
+def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
+    """Trains ``steps`` more steps, or finds them done.
+
+    Raises:
+        TrainingError: training could not go on; what was learned is saved, the message says where.
+    """
+    run, target = trainer.run, trainer.step + steps
+    try:
+        run.open()
+    except OSError as error:
+        raise TrainingError(f"The run folder {run.path} cannot be written: {error}.") from error
+    done = [step for step in run.checkpoints() if trainer.step < step <= target]
+    current = replace(trainer, step=done[-1]) if done else trainer
+    if current.step < target:
+        if current is not trainer:
+            progress.say(f"going on from step {current.step} of an interrupted run", log=True)
+        _train(current, target, progress)
+    finished = replace(trainer, step=target)
+    state = finished.state()
+    assert state is not None
+    return Trained(finished, lora_of(finished, state), run.metrics(target), current.step == target)
+
+
+def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
+    """The LoRA as the host's loaders take it, text encoder weights included."""
+    layers = {name.rsplit(".lora_", 1)[0] for name in state.adapter}
+    existing = trainer.origin.existing
+    alphas = {
+        layer: trainer.adapter.alpha if existing is None else existing[layer].alpha
+        for layer in layers
+    }
+    return lora_tensors(state.adapter, alphas) | dict(trainer.origin.carried or {})
+
+
+def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:
+    """Metadata for the trainer's LoRA file."""
+    rows = trainer.run.metrics(trainer.step)
+    ranks = {name: t.shape[0] for name, t in lora.items() if name.endswith(".lora_A.weight")}
+    largest = max(ranks, key=lambda name: ranks[name])
+    return lora_metadata(
+        lora,
+        title=title,
+        architecture=_architecture(trainer.patcher),
+        rank=ranks[largest],
+        alpha=float(lora[largest.replace(".lora_A.weight", ".alpha")]),
+        settings=asdict(trainer.settings) | {"run": trainer.run.id},
+        metrics=rows[-1] if rows else {},
+        steps=trainer.step,
+        pairs=len(trainer.dataset),
+    )
+
+
+def _train(trainer: Trainer, target: int, progress: Progress) -> None:
+    """Runs until ``target`` and leaves a checkpoint there, or where it was stopped."""
+    out_of_memory = False
+    with torch.inference_mode(False):
+        trained = TrainedModel(
+            trainer.patcher,
+            trainer.adapter,
+            trainer.settings.seed,
+            None if trainer.origin.existing is None else dict(trainer.origin.existing),
+            trainer.gradient_checkpointing,
+        )
+        _check_room(trainer, trained)
+        if (frozen := trained.adapter.frozen_reference()) is not None:
+            trainer.run.save_reference(frozen)
+    report = None
+    try:
+        with training_session(trained):
+            denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
+            reports = train(
+                denoiser, trained.adapter, trainer.dataset, trainer.settings,
+                target - trainer.step, trainer.state(),
+            )
+            for report in reports:
+                trainer.run.append_metrics(report.step, report.metrics)
+                progress.step(report.step - trainer.step, report.metrics)
+            if report is not None:
+                trainer.run.save_checkpoint(report.state())
+    except BaseException as error:
+        kept = "" if report is None else _keep(trainer, report.state())
+        if kept:
+            progress.say(kept, log=True)
+        if isinstance(error, TrainingError):
+            raise TrainingError(f"{error} {kept}".strip()) from None
+        if not comfy.model_management.is_oom(error):
+            raise
+        out_of_memory = True
+    if out_of_memory:
+        # Outside the handler: the traceback would keep the tensors of the failed step alive.
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+        raise TrainingError(_advice(trainer) + (f" {kept}" if kept else ""))
+
+
+def _keep(trainer: Trainer, state: TrainState) -> str:
+    """Saves what was learned so far; says where."""
+    try:
+        trainer.run.save_checkpoint(state)
+        reached = replace(trainer, step=state.step)
+        lora = lora_of(reached, state)
+        name = f"stopped_{trainer.run.id[:8]}_step{state.step}"
+        path = Path(folder_paths.get_output_directory()) / "loras" / "dpo" / f"{name}.safetensors"
+        save_lora(path, lora, metadata_of(reached, lora, name))
+    except OSError as error:
+        return f"The {state.step} steps done could not be saved: {error}."
+    return (
+        f"The {state.step} steps done are kept: LoRA {path}; run again to go on from there "
+        f"({trainer.run.path})."
+    )
+
+
+def _check_room(trainer: Trainer, trained: TrainedModel) -> None:
+    parameters = sum(p.numel() for p in trained.adapter.parameters().values())
+    needed = parameters * 4 * 5  # a checkpoint with Adam's two moments, two LoRA files
+    free = shutil.disk_usage(trainer.run.path).free
+    if free < needed:
+        raise TrainingError(
+            f"There is no room for the results: {needed / 2**20:.0f} MB are needed in "
+            f"{trainer.run.path}, {free / 2**20:.0f} MB are free. Nothing was trained."
+        )
+
+
+def _activation_memory(trainer: Trainer) -> float:
+    """Bytes to keep free for activations when the host decides how much of the model to load."""
+    rows = trainer.settings.batch_size * (
+        1 if trainer.settings.execution_mode == "sequential" else 2
+    )
+    shape = max((pair.chosen.shape for pair in trainer.dataset), key=lambda s: s.numel())
+    forward = trainer.patcher.memory_required([rows, *shape])
+    return float(forward) * (3 if trainer.gradient_checkpointing else 10)
+
+
+def _advice(trainer: Trainer) -> str:
+    settings = trainer.settings
+    ways = []
+    if not trainer.gradient_checkpointing:
+        ways.append("switch gradient_checkpointing on")
+    if settings.execution_mode != "sequential":
+        ways.append("set execution_mode to sequential")
+    if settings.batch_size > 1:
+        ways.append("set batch_size to 1 and raise grad_accumulation_steps instead")
+    ways.append("encode the pairs with fewer megapixels")
+    return (
+        f"The graphics card ran out of memory. To need less: {'; '.join(ways)}. The model is "
+        "unharmed and ComfyUI can be used at once."
+    )
+
+
+def _architecture(patcher: ModelPatcher) -> str:
+    names = {
+        "SDXL": "stable-diffusion-xl-v1-base",
+        "SD3": "stable-diffusion-v3",
+        "Flux": "flux-1-dev",
+        "BaseModel": "stable-diffusion-v1",
+    }
+    kind = type(patcher.model).__name__
+    return names.get(kind, kind.lower())
+
+
+def _digest(existing: Mapping[str, LoraWeights]) -> dict[str, str]:
+    return {
+        name: f"{tensor_digest(w.down, w.up)}:{w.alpha}" for name, w in sorted(existing.items())
+    }
+
+

@@ -1,0 +1,157 @@
+"""Where preferences come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..dpo_core.pairs.folder import folder_manifest, load_pair_folder
+from ..dpo_core.pairs.problem import PairError, PairProblem
+from ..dpo_core.pairs.record import Pair, PairSet, Picture
+from .host.folders import READABLE, FolderNotAllowed, readable_folder
+from .types import CATEGORY, Pairs
+
+
+class LoadPairFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOLoadPairFolder",
+            display_name="Load Pair Folder (DPO)",
+            category=CATEGORY,
+            description="Reads chosen and rejected images with their captions from a folder.",
+            search_aliases=["preference pairs", "chosen rejected", "dpo dataset"],
+            inputs=[
+                io.String.Input("folder", default="", tooltip=READABLE),
+                io.String.Input(
+                    "chosen_pattern",
+                    default="chosen/{}",
+                    tooltip="Where the better images are; {} stands for the name both images of a "
+                    "pair share, without its ending. Subfolders and a split into train and val "
+                    "are found by themselves. The prompt is read from a .txt beside the chosen "
+                    "image, else from the image itself.",
+                ),
+                io.String.Input(
+                    "rejected_pattern",
+                    default="rejected/{}",
+                    tooltip="Where the worse images are, in the same way.",
+                ),
+                io.Combo.Input(
+                    "on_problem",
+                    options=["error", "skip"],
+                    default="error",
+                    tooltip="error stops and lists everything wrong with the folder; skip leaves "
+                    "those pairs out and lists them in the report.",
+                ),
+            ],
+            outputs=[
+                Pairs.Output(display_name="pairs"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **_: Any) -> str:
+        try:
+            return folder_manifest(readable_folder(folder))
+        except (FolderNotAllowed, PairError, OSError) as error:
+            return str(error)
+
+    @classmethod
+    def execute(
+        cls, folder: str, chosen_pattern: str, rejected_pattern: str, on_problem: str
+    ) -> io.NodeOutput:
+        reading = load_pair_folder(
+            readable_folder(folder), chosen_pattern, rejected_pattern, on_problem
+        )
+        return io.NodeOutput(reading.pairs, reading.report, ui={"text": [reading.report]})
+
+
+class PairsFromImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOPairsFromImages",
+            display_name="Pairs from Images (DPO)",
+            category=CATEGORY,
+            description="Pairs images of this graph: the first chosen with the first rejected, and "
+            "so on. Takes single images, batches and lists.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("chosen", tooltip="The better images."),
+                io.Image.Input("rejected", tooltip="The worse ones, in the same order and size."),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="The prompt of all pairs; or a list with one for each.",
+                ),
+            ],
+            outputs=[Pairs.Output(display_name="pairs")],
+        )
+
+    @classmethod
+    def execute(
+        cls, chosen: list[Tensor], rejected: list[Tensor], prompt: list[str]
+    ) -> io.NodeOutput:
+        better, worse = _single_images(chosen), _single_images(rejected)
+        problems = []
+        if len(better) != len(worse):
+            problems.append(PairProblem(
+                f"{len(better)} chosen but {len(worse)} rejected images", "the node's inputs",
+                "Connect as many of one as of the other; they are paired in order.",
+            ))
+        if len(prompt) not in (1, len(better)):
+            problems.append(PairProblem(
+                f"{len(prompt)} prompts for {len(better)} pairs", "prompt",
+                "Give one prompt for all pairs, or one for each.",
+            ))
+        prompts = prompt * len(better) if len(prompt) == 1 else prompt
+        pairs = []
+        for i, (a, b, text) in enumerate(zip(better, worse, prompts, strict=False)):
+            where = f"pair {i + 1}"
+            if a.shape != b.shape:
+                problems.append(PairProblem(
+                    f"Chosen image is {_size(a)}, rejected {_size(b)}", where,
+                    "Both images of a pair must have the same size; nothing is resized.",
+                ))
+                continue
+            pair = Pair(text, Picture.from_pixels(a.cpu().numpy()),
+                        Picture.from_pixels(b.cpu().numpy()), source="graph")
+            if pair.chosen == pair.rejected:
+                problems.append(PairProblem(
+                    "Chosen and rejected are the same image", where, "Connect two different images.",
+                ))
+            pairs.append(pair)
+        if problems:
+            raise PairError(problems)
+        return io.NodeOutput(PairSet.folded(pairs))
+
+
+class JoinPairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOJoinPairs",
+            display_name="Join Pairs (DPO)",
+            category=CATEGORY,
+            description="Puts two sets of pairs together. The same pair in both counts once.",
+            inputs=[Pairs.Input("pairs_a"), Pairs.Input("pairs_b")],
+            outputs=[Pairs.Output(display_name="pairs")],
+        )
+
+    @classmethod
+    def execute(cls, pairs_a: PairSet, pairs_b: PairSet) -> io.NodeOutput:
+        return io.NodeOutput(pairs_a.join(pairs_b))
+
+
+def _single_images(images: list[Tensor]) -> list[Tensor]:
+    """Images of shape (height, width, 3) from any mix of lists, batches and single images."""
+    singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
+    return [one[..., :3] for one in singles]
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"

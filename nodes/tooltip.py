@@ -1,0 +1,27 @@
+"""Tooltips from the docstrings of settings: one source for a setting's meaning."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from functools import lru_cache
+
+
+@lru_cache
+def field_docs(settings: type) -> dict[str, str]:
+    """The text under each field of a settings class, one line each."""
+    source = textwrap.dedent(inspect.getsource(settings))
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    docs: dict[str, str] = {}
+    field: str | None = None
+    for statement in definition.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            field = statement.target.id
+        elif field and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            docs[field] = " ".join(str(statement.value.value).split())
+            field = None
+        else:
+            field = None
+    return docs

@@ -1,0 +1,246 @@
+"""Building a trainer on the loaded model, and running its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ..dpo_core.evaluation.chart import draw_chart
+from ..dpo_core.run import TrainSettings
+from ..dpo_core.training.adapter import AdapterSettings
+from ..dpo_core.training.dataset import EncodedPairs
+from ..dpo_core.training.four_passes import SCHEDULES
+from ..dpo_core.training.objectives import Objective as ObjectiveSettings
+from ..dpo_core.training.optimizer import OptimizerSettings
+from .host.encoding import model_shaped
+from .host.lora_keys import read_existing, refuse_if_upstream
+from .host.progress import Progress
+from .host.training import Origin, Trained, build_trainer, model_problems, train_steps
+from .host.training import Trainer as TrainerValue
+from .tooltip import field_docs
+from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Trainer
+
+
+class TrainerNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        train, adapter = field_docs(TrainSettings), field_docs(AdapterSettings)
+        optimizer = field_docs(OptimizerSettings)
+        return io.Schema(
+            node_id="DPOTrainer",
+            display_name="Trainer (DPO)",
+            category=CATEGORY,
+            description="Puts a trainable LoRA on the loaded model. The model itself is never "
+            "changed; no second copy of it is made.",
+            search_aliases=["dpo", "preference training", "train lora"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to teach. LoRAs loaded before count as "
+                               "part of it."),
+                Dataset.Input("dataset", optional=True, tooltip="The encoded pairs."),
+                io.Int.Input("rank", default=16, min=1, max=1024, tooltip=adapter["rank"]),
+                io.Float.Input(
+                    "alpha", default=16.0, min=0.01, max=65536.0, step=0.5, tooltip=adapter["alpha"]
+                ),
+                io.Float.Input(
+                    "learning_rate", default=5e-5, min=1e-8, max=1.0, step=1e-6,
+                    tooltip=optimizer["learning_rate"],
+                ),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=4096, tooltip=train["batch_size"]
+                ),
+                io.Int.Input(
+                    "grad_accumulation_steps", default=4, min=1, max=4096,
+                    tooltip=train["grad_accumulation_steps"],
+                ),
+                io.Combo.Input(
+                    "execution_mode", options=list(SCHEDULES), default="sequential",
+                    tooltip=train["execution_mode"],
+                ),
+                io.Boolean.Input("shared_noise", default=True, tooltip=train["shared_noise"]),
+                io.Boolean.Input(
+                    "gradient_checkpointing", default=True,
+                    tooltip="Computes each block twice to need far less memory; the result is the "
+                    "same. Off is about a quarter faster where the card has room.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**53 - 1, tooltip=train["seed"],
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                ),
+                Objective.Input("objective", optional=True, tooltip="How picks become a loss."),
+                Lora.Input(
+                    "existing_lora", optional=True,
+                    tooltip="A LoRA to refine. It is the reference that training is held to, and "
+                    "brings its own rank and alpha. Do not also load it into the model.",
+                ),
+                Trainer.Input(
+                    "continue_from", optional=True,
+                    tooltip="Go on from another trainer with this node's pairs and settings: its "
+                    "LoRA, its optimiser and its original reference. New picks never start over.",
+                ),
+            ],
+            outputs=[Trainer.Output(display_name="trainer")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        rank: int,
+        alpha: float,
+        learning_rate: float,
+        batch_size: int,
+        grad_accumulation_steps: int,
+        execution_mode: str,
+        shared_noise: bool,
+        gradient_checkpointing: bool,
+        seed: int,
+        dataset: EncodedPairs | None = None,
+        objective: ObjectiveSettings | None = None,
+        existing_lora: Mapping[str, Tensor] | None = None,
+        continue_from: TrainerValue | None = None,
+    ) -> io.NodeOutput:
+        if dataset is None:
+            raise ValueError("Connect a dataset: the pairs to learn from.")
+        if problems := model_problems(model):
+            raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
+        settings = TrainSettings(
+            objective=objective or ObjectiveSettings(),
+            optimizer=OptimizerSettings(learning_rate=learning_rate),
+            batch_size=batch_size,
+            grad_accumulation_steps=grad_accumulation_steps,
+            execution_mode=execution_mode,
+            shared_noise=shared_noise,
+            seed=seed,
+        )
+        adapter = AdapterSettings(rank, alpha)
+        with torch.inference_mode(False), torch.no_grad():
+            origin, said = _origin(model, existing_lora, continue_from)
+            if continue_from is not None:
+                adapter = continue_from.adapter
+            shaped = model_shaped(
+                dataset.training(), model.get_model_object("latent_format"),
+                type(model.model).__name__,
+            )
+            trainer = build_trainer(
+                model, shaped, settings, adapter, gradient_checkpointing, origin
+            )
+        said.append(f"{len(shaped)} pairs, run {trainer.run.id}")
+        if held_out := len(dataset) - len(shaped):
+            said.append(f"{held_out} pairs are kept for validation and not trained on")
+        return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
+
+
+class TrainStepsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOTrainSteps",
+            display_name="Train Steps (DPO)",
+            category=CATEGORY,
+            description="Trains. Stop keeps what was learned; run again to go on from there. The "
+            "same training asked for again is found in its run folder.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                Trainer.Input("trainer"),
+                io.Int.Input(
+                    "steps", default=200, min=1, max=1_000_000,
+                    tooltip="Updates to do now. About 20 looks at every pair are a good start: "
+                    "pairs x 20 / (batch size x accumulation), but at least 200.",
+                ),
+                io.Int.Input(
+                    "min_pairs", default=4, min=1, max=1_000_000,
+                    tooltip="With fewer pairs nothing is trained yet and nothing after this node "
+                    "runs.",
+                ),
+            ],
+            outputs=[
+                Trainer.Output(display_name="trainer"),
+                Lora.Output(display_name="lora"),
+                LossMap.Output(display_name="loss_map"),
+                io.Int.Output(display_name="steps"),
+                io.Image.Output(display_name="chart"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, trainer: TrainerValue, steps: int, min_pairs: int) -> io.NodeOutput:
+        progress = Progress(steps, cls.hidden.unique_id)
+        if len(trainer.dataset) < min_pairs:
+            line = f"{len(trainer.dataset)} of {min_pairs} pairs so far: not training yet."
+            progress.say(line, log=True)
+            return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
+        trained = train_steps(trainer, steps, progress)
+        line = _summary(trained)
+        progress.say(line, log=True)
+        return io.NodeOutput(
+            trained.trainer,
+            trained.lora,
+            loss_map(trained.rows),
+            trained.trainer.step,
+            _chart(trained),
+            ui={"text": [line]},
+        )
+
+
+def loss_map(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Every metric's history by name, and ``loss``, the name ComfyUI's own nodes read."""
+    names = sorted({name for row in rows for name in row} - {"step"})
+    curves = {name: [row[name] for row in rows if name in row] for name in names}
+    return {"loss": curves["loss/dpo"], **curves}
+
+
+def _origin(
+    model: Any,
+    existing_lora: Mapping[str, Tensor] | None,
+    continue_from: TrainerValue | None,
+) -> tuple[Origin, list[str]]:
+    if continue_from is not None:
+        if existing_lora is not None:
+            raise ValueError(
+                "Connect either existing_lora or continue_from: a continued training has its "
+                "reference already."
+            )
+        before = continue_from.origin
+        if continue_from.step == 0:
+            return before, ["continues a trainer that has not trained yet"]
+        said = f"continues run {continue_from.run.id} at step {continue_from.step}"
+        if continue_from.step == before.step:
+            return before, [said]
+        origin = Origin(before.existing, before.carried, continue_from.run, continue_from.step)
+        return origin, [said + "; rank and alpha are its own"]
+    if existing_lora is None:
+        return Origin(), []
+    existing = read_existing(model, existing_lora)
+    refuse_if_upstream(model, existing.weights)
+    ranks = sorted({weights.rank for weights in existing.weights.values()})
+    return Origin(existing.weights, existing.carried), [
+        f"refines the given LoRA: {len(existing.weights)} layers, rank "
+        f"{', '.join(map(str, ranks))}; the rank and alpha set here are not used"
+    ]
+
+
+def _summary(trained: Trained) -> str:
+    last = trained.rows[-10:]
+
+    def mean(name: str) -> float:
+        return sum(row[name] for row in last) / len(last)
+
+    verb = "found in" if trained.found else "kept in"
+    return (
+        f"{trained.trainer.step} steps. Over the last {len(last)}: loss {mean('loss/dpo'):.4f}, "
+        f"accuracy {mean('dpo/accuracy'):.2f}, prediction changed by "
+        f"{100 * mean('prediction_change') ** 0.5:.2f} %. The run is {verb} "
+        f"{trained.trainer.run.path}."
+    )
+
+
+def _chart(trained: Trained) -> Tensor:
+    picture = draw_chart(trained.rows, f"run {trained.trainer.run.id}")
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).unsqueeze(0)
