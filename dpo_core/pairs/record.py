@@ -59,7 +59,6 @@ class Picture:
                 "Scale them to 0..1 first.",
             )
         np.clip(array, 0, 1, out=array)
-        array.setflags(write=False)
         return cls(None, array)
 
     @cached_property
