@@ -45,11 +45,13 @@ class HostDenoiser:
         self.half_precision = dtype in (torch.float16, torch.bfloat16)
         self.needs_loss_scaling = dtype == torch.float16
 
-    def load(self) -> None:
-        """Loads the model with its adapter, unless it is."""
+    def load(self) -> bool:
+        """Loads the model with its adapter, unless it is. True if it had to."""
         loaded = comfy.model_management.loaded_models(only_currently_used=False)
-        if not self._patcher.is_injected or all(m is not self._patcher for m in loaded):
-            comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
+        if self._patcher.is_injected and any(m is self._patcher for m in loaded):
+            return False
+        comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
+        return True
 
     def sigma(self, percent: Tensor) -> Tensor:
         values = [self._schedule.percent_to_sigma(float(u)) for u in percent]
@@ -60,22 +62,27 @@ class HostDenoiser:
         return self._conditioning.signature(conditioning, latent_shape)
 
     def predict(self, rows: Rows) -> Prediction:
-        self.load()
+        fresh = self.load()
         clean = self._model.process_latent_in(rows.latents.to(self._device, torch.float32))
         sigma = rows.sigma.to(self._device)
         noise = rows.noise.to(self._device, copy=True)  # some families add to it in place
-        sampling = self._model.model_sampling
-        noisy = sampling.noise_scaling(_per_row(sigma, clean), noise, clean)
-        denoised = self._model.apply_model(
-            noisy,
-            sigma,
-            **self._conditioning.rows(rows.conditioning, rows.latents.shape[1:]),
-            transformer_options=self._options(sigma),
-        ).float()
+        noisy = self._model.model_sampling.noise_scaling(_per_row(sigma, clean), noise, clean)
+        if fresh and self._patcher.is_dynamic() and self._patcher.patches:
+            # A paged layer applies upstream LoRAs exactly the first time and keeps the result
+            # rounded; one pass ahead lets reference and policy meet the same weights.
+            with torch.no_grad():
+                self._denoised(noisy, sigma, rows)
+        denoised = self._denoised(noisy, sigma, rows)
         network, skip = self._affine(sigma, noisy)
         output = (denoised.detach() - skip) / network
         residual = (denoised - clean) / network
         return Prediction(residual, output.square().flatten(1).mean(1))
+
+    def _denoised(self, noisy: Tensor, sigma: Tensor, rows: Rows) -> Tensor:
+        conditioning = self._conditioning.rows(rows.conditioning, rows.latents.shape[1:])
+        options = self._options(sigma)
+        denoised = self._model.apply_model(noisy, sigma, **conditioning, transformer_options=options)
+        return denoised.float()
 
     def _affine(self, sigma: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """c, shape (R, 1, ...), and a x, shape of ``noisy``."""

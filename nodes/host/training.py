@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...dpo_core.run import TrainingError, TrainSettings, TrainState, train
+from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
@@ -169,7 +169,7 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
     current = replace(trainer, step=done[-1]) if done else trainer
     if current.step < target:
         if current is not trainer:
-            progress.say(f"going on from step {current.step} of an interrupted run", log=True)
+            progress.say(f"going on from step {current.step}, which is on disk", log=True)
         _train(current, target, progress)
     finished = replace(trainer, step=target)
     state = finished.state()
@@ -208,45 +208,49 @@ def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dic
 
 def _train(trainer: Trainer, target: int, progress: Progress) -> None:
     """Runs until ``target`` and leaves a checkpoint there, or where it was stopped."""
-    out_of_memory = False
+    reports: list[StepReport] = []
+    kept = ""
+    try:
+        _run(trainer, target, progress, reports)
+        trainer.run.save_checkpoint(reports[-1].state())
+        return
+    except BaseException as error:
+        if reports:
+            kept = _keep(trainer, reports[-1].state())
+            progress.say(kept, log=True)
+        if isinstance(error, (TrainingError, OSError)):
+            raise TrainingError(f"{error} {kept}".strip()) from error
+        if not comfy.model_management.is_oom(error):
+            raise
+    # Outside the handler, whose traceback would keep the failed step's tensors alive.
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    raise TrainingError(f"{_advice(trainer)} {kept}".strip())
+
+
+def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepReport]) -> None:
+    """Trains; ``reports`` always holds the last step done."""
+    existing = trainer.origin.existing
     with torch.inference_mode(False):
         trained = TrainedModel(
             trainer.patcher,
             trainer.adapter,
             trainer.settings.seed,
-            None if trainer.origin.existing is None else dict(trainer.origin.existing),
+            None if existing is None else dict(existing),
             trainer.gradient_checkpointing,
         )
         _check_room(trainer, trained)
         if (frozen := trained.adapter.frozen_reference()) is not None:
             trainer.run.save_reference(frozen)
-    report = None
-    try:
-        with training_session(trained):
-            denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
-            reports = train(
-                denoiser, trained.adapter, trainer.dataset, trainer.settings,
-                target - trainer.step, trainer.state(),
-            )
-            for report in reports:
-                trainer.run.append_metrics(report.step, report.metrics)
-                progress.step(report.step - trainer.step, report.metrics)
-            if report is not None:
-                trainer.run.save_checkpoint(report.state())
-    except BaseException as error:
-        kept = "" if report is None else _keep(trainer, report.state())
-        if kept:
-            progress.say(kept, log=True)
-        if isinstance(error, TrainingError):
-            raise TrainingError(f"{error} {kept}".strip()) from None
-        if not comfy.model_management.is_oom(error):
-            raise
-        out_of_memory = True
-    if out_of_memory:
-        # Outside the handler: the traceback would keep the tensors of the failed step alive.
-        comfy.model_management.unload_all_models()
-        comfy.model_management.soft_empty_cache()
-        raise TrainingError(_advice(trainer) + (f" {kept}" if kept else ""))
+    with training_session(trained):
+        denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
+        steps = target - trainer.step
+        for report in train(
+            denoiser, trained.adapter, trainer.dataset, trainer.settings, steps, trainer.state()
+        ):
+            reports[:] = [report]
+            trainer.run.append_metrics(report.step, report.metrics)
+            progress.step(report.step - trainer.step, report.metrics)
 
 
 def _keep(trainer: Trainer, state: TrainState) -> str:
