@@ -85,7 +85,7 @@ def sequential(
     losses, d_chosen, d_rejected = objective.gradients(errors, probability)
     torch.autograd.backward(chosen.error, d_chosen * scale)
     result = _result(errors, losses, chosen, rejected, reference_chosen, reference_rejected)
-    del chosen, rejected
+    del chosen, rejected, errors  # the last holds of the chosen graph
     torch.autograd.backward(_score(denoiser, batch.rejected).error, d_rejected * scale)
     return result
 
