@@ -227,7 +227,7 @@ def _peft_layers(
         alpha_pattern=alphas,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         inject_adapter_in_model(config, root, adapter_name=ADAPTER)
     layers = {}
     for child, target in children.items():
@@ -235,6 +235,8 @@ def _peft_layers(
         # fp32 weights are cast down to what the model computes in. PEFT would cast the
         # activations up, and keep them for backward in twice the size.
         layer.cast_input_dtype_enabled = False
+        if hasattr(layer.base_layer, "dilation"):  # PEFT leaves it out
+            layer.lora_A[ADAPTER].dilation = layer.base_layer.dilation
         for module in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
             module.forward = _forward_in_input_dtype(module)
         layers[target.name] = layer
