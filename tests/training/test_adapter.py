@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from toykit.flow import CPU, ToyFlow, stir, toy_adapter, toy_lora
+from torch import Tensor, nn
+
+from dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+
+
+def one_layer(layer: nn.Module, rank: int = 2, alpha: float = 3.0) -> Adapter:
+    return Adapter([Target("x", layer, layer.forward)], AdapterSettings(rank, alpha), CPU, seed=0)
+
+
+def set_up(adapter: Adapter) -> tuple[Tensor, Tensor]:
+    """Makes the LoRA of layer ``x`` count; returns down and up."""
+    stir(adapter, size=0.5)
+    parameters = adapter.parameters()
+    return parameters["x.lora_A.weight"], parameters["x.lora_B.weight"]
+
+
+def test_a_new_adapter_changes_nothing_until_it_is_trained() -> None:
+    layer, x = nn.Linear(5, 3), torch.randn(4, 5)
+    adapter = one_layer(layer)
+    assert torch.equal(adapter.forward("x", x), layer(x))
+    assert not adapter.parameters()["x.lora_B.weight"].any()
+    assert adapter.parameters()["x.lora_A.weight"].all()
+    set_up(adapter)
+    assert not torch.equal(adapter.forward("x", x), layer(x))
+
+
+def test_a_linear_layer_gets_alpha_over_rank_times_up_times_down() -> None:
+    layer, x = nn.Linear(5, 3), torch.randn(2, 4, 5)
+    adapter = one_layer(layer, rank=2, alpha=3.0)
+    down, up = set_up(adapter)
+    assert (tuple(down.shape), tuple(up.shape)) == ((2, 5), (3, 2))
+    expected = nn.functional.linear(x, layer.weight + 3 / 2 * up @ down, layer.bias)
+    torch.testing.assert_close(adapter.forward("x", x), expected)
+
+
+CONVOLUTIONS: list[tuple[Callable[[], Any], tuple[int, ...], Callable[..., Tensor]]] = [
+    (lambda: nn.Conv1d(4, 6, 3), (4, 9), nn.functional.conv1d),
+    (lambda: nn.Conv2d(4, 6, 1), (4, 5, 6), nn.functional.conv2d),
+    (lambda: nn.Conv2d(4, 6, 3, padding=1), (4, 5, 6), nn.functional.conv2d),
+    (lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0)), (4, 7, 6),
+     nn.functional.conv2d),
+    (lambda: nn.Conv2d(4, 6, 3, padding="same", bias=False), (4, 5, 6), nn.functional.conv2d),
+    (lambda: nn.Conv2d(4, 6, 3, padding=2, dilation=2), (4, 7, 7), nn.functional.conv2d),
+    (lambda: nn.Conv3d(4, 6, (1, 3, 3), padding=(0, 1, 1)), (4, 3, 5, 4), nn.functional.conv3d),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "function"), CONVOLUTIONS,
+    ids=["1d", "1x1", "padded", "strided", "same", "dilated", "3d"],
+)
+def test_a_convolution_gets_the_same_geometry_as_its_merged_weight(
+    make: Callable[[], Any], shape: tuple[int, ...], function: Callable[..., Tensor]
+) -> None:
+    layer, x = make(), torch.randn(2, *shape)
+    adapter = one_layer(layer, rank=2, alpha=3.0)
+    down, up = set_up(adapter)
+    assert tuple(down.shape) == (2, *layer.weight.shape[1:])
+    assert tuple(up.shape) == (6, 2, *[1] * (len(shape) - 1))
+    merged = layer.weight + 3 / 2 * (up.flatten(1) @ down.flatten(1)).reshape(layer.weight.shape)
+    expected = function(x, merged, layer.bias, layer.stride, layer.padding, layer.dilation)
+    torch.testing.assert_close(adapter.forward("x", x), expected, atol=1e-5, rtol=1e-5)
+
+
+class HostLinear(nn.Module):
+    """A host's own linear layer: not an nn.Linear, and its weight is nobody else's business."""
+
+    in_features, out_features = 5, 3
+
+    @property
+    def weight(self) -> Tensor:
+        raise AssertionError("the adapter read the host's weight")
+
+    def compute(self, x: Tensor) -> Tensor:
+        return x[..., :3] * 2
+
+
+def test_a_layer_is_known_by_its_geometry_alone_and_its_weight_is_not_read() -> None:
+    layer = HostLinear()
+    adapter = Adapter([Target("x", layer, layer.compute)], AdapterSettings(), CPU, 0)
+    x = torch.randn(2, 5)
+    assert torch.equal(adapter.forward("x", x), x[:, :3] * 2)
+
+
+def test_the_adapter_holds_no_base_weight() -> None:
+    big = nn.Linear(512, 512)
+    adapter = one_layer(big, rank=1)
+    stored = {}
+    for layer in adapter._layers.values():  # what PEFT holds is not ours to show
+        for tensor in [*layer.parameters(), *layer.buffers()]:
+            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    # Down and up of rank 1, 512 values each, and one zero.
+    assert sum(stored.values()) == 4 * (512 + 512 + 1)
+    assert big.weight.untyped_storage().data_ptr() not in stored
+
+
+def test_the_owner_may_change_its_layer_at_any_time() -> None:
+    layer, x = nn.Linear(5, 3), torch.randn(2, 5)
+    adapter = one_layer(layer)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert torch.equal(adapter.forward("x", x), layer(x))
+
+
+def quantised(x: Tensor) -> Tensor:
+    weight = torch.linspace(-1, 1, 15).reshape(3, 5).to(torch.float8_e4m3fn)
+    return nn.functional.linear(x, weight.to(x.dtype))
+
+
+@pytest.mark.parametrize("base", [torch.float8_e4m3fn, torch.bfloat16, torch.float16])
+def test_parameters_are_fp32_whatever_the_base_is_stored_in(base: torch.dtype) -> None:
+    layer = nn.Linear(5, 3, bias=False)
+    layer.weight = nn.Parameter(layer.weight.detach().to(base), requires_grad=False)
+    half = torch.bfloat16 if base == torch.float8_e4m3fn else base
+    adapter = Adapter([Target("x", layer, quantised)], AdapterSettings(2, 2.0), CPU, 0)
+    set_up(adapter)
+    x = torch.randn(4, 5).to(half).requires_grad_()
+    y = adapter.forward("x", x)
+    assert y.dtype == half
+    y.float().square().sum().backward()
+    for parameter in adapter.parameters().values():
+        assert parameter.dtype == torch.float32 and parameter.device == CPU
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+        assert parameter.grad.any()
+    assert x.grad is not None and x.grad.dtype == half
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 64), lambda: nn.Conv1d(64, 64, 1)])
+def test_activations_are_not_kept_wider_than_the_model_computes(make: Callable[[], Any]) -> None:
+    layer = make().bfloat16().requires_grad_(False)
+    adapter = one_layer(layer, rank=1)
+    set_up(adapter)
+    shape = (100, 64) if isinstance(layer, nn.Linear) else (100, 64, 1)
+    x = torch.randn(shape).bfloat16().requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        adapter.forward("x", x)
+    activations = [tensor for tensor in kept if tensor.shape[0] == 100]
+    assert activations and all(tensor.dtype == torch.bfloat16 for tensor in activations)
+
+
+def test_ranks_and_alphas_of_an_existing_lora_are_its_own_layer_by_layer() -> None:
+    model = ToyFlow()
+    existing = toy_lora(model)
+    adapter = toy_adapter(model, rank=7, alpha=70.0, existing=existing)
+    assert [weights.rank for weights in existing.values()] == [1, 2, 3]
+    assert adapter.alphas() == {name: weights.alpha for name, weights in existing.items()}
+    for name, weights in existing.items():
+        assert torch.equal(adapter.parameters()[f"{name}.lora_A.weight"], weights.down)
+        assert torch.equal(adapter.parameters()[f"{name}.lora_B.weight"], weights.up)
+    name, weights = "blocks.0.prompt", existing["blocks.0.prompt"]
+    layer: Any = model.layers[name]
+    x = torch.randn(2, 3)
+    merged = layer.weight + weights.alpha / weights.rank * weights.up @ weights.down
+    torch.testing.assert_close(
+        adapter.forward(name, x), nn.functional.linear(x, merged, layer.bias)
+    )
+
+
+def test_more_than_ten_layers_keep_their_own_rank() -> None:
+    """Layer 1 and layer 11 must not be mistaken for each other."""
+    layers = {f"block.{i}": nn.Linear(4, 4) for i in range(25)}
+    existing = {
+        name: LoraWeights(torch.zeros(i + 1, 4), torch.zeros(4, i + 1), alpha=100.0 + i)
+        for i, name in enumerate(layers)
+    }
+    adapter = Adapter(
+        [Target(name, layer, layer.forward) for name, layer in layers.items()],
+        AdapterSettings(), CPU, 0, existing,
+    )
+    for i, name in enumerate(layers):
+        assert adapter.parameters()[f"{name}.lora_A.weight"].shape == (i + 1, 4)
+        assert adapter.alphas()[name] == 100.0 + i
+
+
+def test_layers_an_existing_lora_does_not_have_are_left_alone() -> None:
+    model = ToyFlow()
+    existing = toy_lora(model)
+    del existing["blocks.0.prompt"]
+    assert toy_adapter(model, existing=existing).names == ["blocks.0.enter", "blocks.1.leave"]
+
+
+def test_half_precision_weights_of_an_existing_lora_become_fp32_unchanged() -> None:
+    model = ToyFlow()
+    existing = {
+        name: LoraWeights(w.down.bfloat16(), w.up.bfloat16(), w.alpha)
+        for name, w in toy_lora(model).items()
+    }
+    adapter = toy_adapter(model, existing=existing)
+    for name, weights in existing.items():
+        parameter = adapter.parameters()[f"{name}.lora_A.weight"]
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, weights.down.float())
+
+
+def test_initial_values_depend_on_the_seed_and_on_nothing_else() -> None:
+    torch.manual_seed(1)
+    first = toy_adapter(ToyFlow(seed=1), seed=5).snapshot()
+    torch.manual_seed(2)
+    again = toy_adapter(ToyFlow(seed=2), seed=5).snapshot()
+    other = toy_adapter(ToyFlow(seed=1), seed=6).snapshot()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for name in first:
+        assert torch.equal(first[name], other[name]) is name.endswith("lora_B.weight")
+
+
+def test_building_an_adapter_leaves_the_global_generators_alone() -> None:
+    before = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    toy_adapter(ToyFlow(), seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+    if torch.cuda.is_available():
+        assert all(map(torch.equal, cuda, torch.cuda.get_rng_state_all()))
+
+
+def output(model: ToyFlow) -> Tensor:
+    x = torch.linspace(-1, 1, 32).reshape(1, 2, 4, 4)
+    assert model.adapter is not None
+    return model.adapter.forward("blocks.0.enter", x)
+
+
+def test_the_reference_of_a_new_adapter_is_the_bare_model() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model)
+    bare = output(model)
+    stir(adapter)
+    trained = output(model)
+    assert not torch.equal(bare, trained)
+    with adapter.reference():
+        assert torch.equal(output(model), bare)
+    assert torch.equal(output(model), trained)
+    assert adapter.frozen_reference() is None
+
+
+def test_the_reference_of_an_existing_adapter_is_what_it_was_at_the_start() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model, existing=toy_lora(model))
+    at_start = output(model)
+    stir(adapter)
+    trained = output(model)
+    with adapter.reference():
+        assert torch.equal(output(model), at_start)
+        with adapter.off():
+            bare = output(model)
+        assert torch.equal(output(model), at_start)
+    assert torch.equal(output(model), trained)
+    assert not torch.equal(bare, at_start)
+    with adapter.off():
+        assert torch.equal(output(model), bare)
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new adapter", "existing adapter"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+def test_an_exception_inside_the_reference_brings_the_policy_back(
+    existing: bool, error: type[BaseException]
+) -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model, existing=toy_lora(model) if existing else None)
+    stir(adapter)
+    pointers = {name: p.data_ptr() for name, p in adapter.parameters().items()}
+    trained = output(model)
+    with pytest.raises(error), adapter.reference():
+        raise error
+    assert pointers == {name: p.data_ptr() for name, p in adapter.parameters().items()}
+    assert torch.equal(output(model), trained)
+
+
+def test_the_reference_copies_nothing() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model, existing=toy_lora(model))
+
+    def pointers() -> set[int]:
+        return {parameter.data_ptr() for parameter in adapter.parameters().values()}
+
+    live = pointers()
+    with adapter.reference():
+        frozen = pointers()
+    with adapter.reference():
+        assert pointers() == frozen
+    assert not live & frozen
+
+
+def test_snapshots_and_frozen_weights_are_values() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model, existing=toy_lora(model))
+    snapshot, frozen = adapter.snapshot(), adapter.frozen_reference()
+    assert frozen is not None and snapshot.keys() == frozen.keys() == adapter.parameters().keys()
+    before = {name: value.clone() for name, value in snapshot.items()}
+    stir(adapter)
+    for name, value in before.items():
+        assert torch.equal(snapshot[name], value) and torch.equal(frozen[name], value)
+        frozen[name].zero_()
+    assert all(value.any() for value in (adapter.frozen_reference() or {}).values())
+    adapter.load(snapshot)
+    stir(adapter)
+    assert torch.equal(snapshot[name], before[name]), "loading copies"
+
+
+def test_weights_that_do_not_fit_are_refused_by_name_and_nothing_is_loaded() -> None:
+    adapter = toy_adapter(ToyFlow())
+    good = {name: torch.ones_like(value) for name, value in adapter.snapshot().items()}
+    before = adapter.snapshot()
+    name = "blocks.0.prompt.lora_B.weight"
+    missing = {key: value for key, value in good.items() if key != name}
+    for bad in (missing, good | {name: torch.ones(3, 3)}):
+        with pytest.raises(ValueError, match=name):
+            adapter.load(bad)
+    with pytest.raises(ValueError, match="stranger"):
+        adapter.load(good | {"stranger": torch.ones(1)})
+    assert all(torch.equal(value, before[key]) for key, value in adapter.snapshot().items())
+    adapter.load(good)
+    assert all(value.eq(1).all() for value in adapter.snapshot().values())
+
+
+def test_an_existing_lora_of_another_model_is_refused() -> None:
+    model = ToyFlow()
+    existing = toy_lora(model)
+    with pytest.raises(ValueError, match="no layer"):
+        toy_adapter(model, existing={"elsewhere": existing["blocks.0.prompt"]})
+    with pytest.raises(ValueError, match="elsewhere"):
+        toy_adapter(model, existing=existing | {"elsewhere": existing["blocks.0.prompt"]})
+    wrong = LoraWeights(torch.ones(2, 9), torch.ones(4, 2), 1.0)
+    with pytest.raises(ValueError, match="blocks.0.prompt"):
+        toy_adapter(model, existing=existing | {"blocks.0.prompt": wrong})
+    with pytest.raises(ValueError, match="no layer"):
+        Adapter([], AdapterSettings(), CPU, 0)
+
+
+def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
+    assert AdapterSettings().problems() == []
+    for rank in (0, -1, 1025):
+        (problem,) = AdapterSettings(rank=rank).problems()
+        assert "rank" in problem and str(rank) in problem
+    for alpha in (0.0, -1.0, float("nan"), float("inf")):
+        (problem,) = AdapterSettings(alpha=alpha).problems()
+        assert "alpha" in problem
