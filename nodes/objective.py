@@ -19,7 +19,9 @@ class ObjectiveNode(io.ComfyNode):
             category=CATEGORY,
             description="How picks become a loss. Without this node the trainer uses its defaults.",
             inputs=[
-                io.Combo.Input("loss", options=["sigmoid"], default="sigmoid", tooltip=docs["loss"]),
+                io.Combo.Input(
+                    "loss", options=["sigmoid"], default="sigmoid", tooltip=docs["loss"]
+                ),
                 io.Float.Input(
                     "beta", default=5000.0, min=0.0, max=1e7, step=1.0, tooltip=docs["beta"]
                 ),

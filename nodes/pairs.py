@@ -122,7 +122,9 @@ class PairsFromImages(io.ComfyNode):
                         Picture.from_pixels(b.cpu().numpy()), source="graph")
             if pair.chosen == pair.rejected:
                 problems.append(PairProblem(
-                    "Chosen and rejected are the same image", where, "Connect two different images.",
+                    "Chosen and rejected are the same image",
+                    where,
+                    "Connect two different images.",
                 ))
             pairs.append(pair)
         if problems:

@@ -17,10 +17,11 @@ def field_docs(settings: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     field: str | None = None
     for statement in definition.body:
+        value = statement.value if isinstance(statement, ast.Expr) else None
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             field = statement.target.id
-        elif field and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            docs[field] = " ".join(str(statement.value.value).split())
+        elif field and isinstance(value, ast.Constant):
+            docs[field] = " ".join(str(value.value).split())
             field = None
         else:
             field = None

@@ -1,1 +1,1 @@
-"""A tiny trained denoiser and its world of drawn pictures, so that everything runs without a host."""
+"""A tiny trained denoiser and its world of drawn pictures, so that all runs without a host."""

@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -234,7 +235,7 @@ def sample(
         ValueError: prompts and seeds differ in number, or a prompt contradicts itself.
     """
     if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed per prompt.")
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed a prompt.")
     rows, words = seeded_noise(seeds), encode_prompts(prompts)
     return torch.cat(
         [
@@ -268,7 +269,7 @@ def load_base(path: Path | None = None) -> FlowNetwork:
 
 def prepare(model: FlowNetwork) -> FlowNetwork:
     """Lay out the weights as the convolutions run fastest on a CPU."""
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def describe(settings: NetworkSettings) -> dict[str, str]:
@@ -278,7 +279,7 @@ def describe(settings: NetworkSettings) -> dict[str, str]:
 
 def _integrate(model: nn.Module, x: Tensor, words: Tensor, steps: int) -> Tensor:
     sigmas = torch.linspace(1.0, 0.0, steps + 1)
-    for now, then in zip(sigmas[:-1], sigmas[1:]):
+    for now, then in pairwise(sigmas):
         x = x + (then - now) * model(x, now.expand(len(x)), words)
     return x
 

@@ -236,7 +236,7 @@ def _accent(scene: Scene) -> float:
 
 
 def _base_y(scene: Scene) -> float:
-    """Where the subject meets the ground: below the horizon, further down the more land there is."""
+    """Where the subject meets the ground: below the horizon, further down with more land."""
     return scene.horizon + 0.42 * (1.0 - scene.horizon)
 
 

@@ -1,4 +1,6 @@
-"""Makes the demo's base model: ``python -m dpo_core.demo.pretrain --seed 0 --out weights.safetensors``.
+"""Makes the demo's base model.
+
+``python -m dpo_core.demo.pretrain --seed 0 --out weights.safetensors``
 
 Draws pictures, trains ``FlowNetwork`` on them by flow matching and writes the averaged weights in
 float16. On a CPU the result is a function of the settings, the torch build and the thread count.
@@ -123,7 +125,7 @@ def drop_words(words: Tensor, share: float, generator: torch.Generator) -> Tenso
 def flow_loss(
     model: torch.nn.Module, clean: Tensor, prompts: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Mean squared velocity error at logit-normal noise levels (Esser et al. 2024, arXiv:2403.03206).
+    """Mean squared velocity error at logit-normal sigmas (Esser et al. 2024, arXiv:2403.03206).
 
     Args:
         clean: (B, 3, 64, 64) in [-1, 1].
@@ -217,7 +219,7 @@ def _rate(step: int, settings: PretrainSettings) -> float:
 
 @torch.no_grad()
 def _follow(average: FlowNetwork, model: FlowNetwork, decay: float) -> None:
-    for mean, value in zip(average.parameters(), model.parameters()):
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
 
 

@@ -24,7 +24,9 @@ NAMES = (
     "grad_norm",
 )
 """In the order of :func:`step_metrics`. Rewards and margin are differences of mean squared errors,
-not multiplied by beta; ``prediction_change`` is mean |policy - reference|^2 / mean |reference|^2."""
+not multiplied by beta; ``prediction_change`` is mean |policy - reference|^2 over
+mean |reference|^2.
+"""
 
 
 def step_metrics(results: Sequence[PassResult], grad_norm: Tensor) -> Tensor:

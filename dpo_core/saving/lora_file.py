@@ -75,7 +75,8 @@ def lora_metadata(
         pairs: preference pairs trained on.
     """
     file = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    body = file[8 + int.from_bytes(file[:8], "little") :]  # ModelSpec hashes what follows the header
+    # ModelSpec hashes what follows the header.
+    body = file[8 + int.from_bytes(file[:8], "little") :]
     finite = {name: value for name, value in metrics.items() if value == value}
     return {
         "format": "pt",

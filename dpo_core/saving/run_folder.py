@@ -93,7 +93,7 @@ class RunFolder:
             file.write(json.dumps({"step": step, **finite}, sort_keys=True) + "\n")
 
     def metrics(self, until: int) -> list[dict[str, float]]:
-        """One row per step up to ``until``. Steps done twice count once; a torn line is passed over."""
+        """One row per step up to ``until``. Steps done twice count once, torn lines not at all."""
         rows: dict[int, dict[str, float]] = {}
         path = self.path / "metrics.jsonl"
         if path.exists():
@@ -106,7 +106,7 @@ class RunFolder:
         return [rows[step] for step in sorted(rows) if step <= until]
 
     def save_reference(self, reference: Mapping[str, Tensor]) -> None:
-        """Keeps the frozen reference with the run, once: a continued run anchors to the original."""
+        """Keeps the frozen reference with the run, once: continued runs anchor to the original."""
         path = self.path / "reference.safetensors"
         if not path.exists():
             write_atomically(path, lambda part: save_file(dict(reference), part))

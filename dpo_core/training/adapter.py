@@ -120,7 +120,7 @@ class Adapter:
         return self._targets[name].forward(*inputs, **options)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by name: ``<layer>.lora_A.weight`` (down), ``.lora_B.weight`` (up)."""
+        """The trainable ones: ``<layer>.lora_A.weight`` (down), ``<layer>.lora_B.weight`` (up)."""
         found = {}
         for name, layer in self._layers.items():
             found[f"{name}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
@@ -248,7 +248,7 @@ def _stand_in(target: Target, device: torch.device) -> nn.Module:
     layer: Any = target.layer
     stand_in: nn.Module
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        kind = next(k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, k))
+        kind: Any = next(k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, k))
         stand_in = kind(
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
             layer.padding, layer.dilation, layer.groups, bias=False, device="meta",
@@ -260,7 +260,7 @@ def _stand_in(target: Target, device: torch.device) -> nn.Module:
     # PEFT takes device and dtype from the weight: one zero, expanded, says fp32 on the device.
     zero = torch.zeros(1, device=device).expand(shape)
     stand_in.weight = nn.Parameter(zero, requires_grad=False)
-    stand_in.forward = target.forward  # type: ignore[method-assign]
+    stand_in.forward = target.forward
     return stand_in
 
 

@@ -106,7 +106,7 @@ class AdapterOptimizer:
         self._adamw.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and counters by parameter name, copies on the CPU; empty before the first step."""
+        """Moments and counters by parameter name, copied to the CPU; empty before a first step."""
         return {
             f"{name}/{key}": value.detach().to("cpu", copy=True)
             for name, parameter in self._parameters.items()

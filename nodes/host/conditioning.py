@@ -101,7 +101,9 @@ class ModelConditioning:
             self._model, blank, conds, self._device, latent_image=blank, seed=0
         )
         prepared = conds["positive"][0]["model_conds"]
-        one_row = {key: cond.process_cond(batch_size=1, area=None) for key, cond in prepared.items()}
+        one_row = {
+            key: cond.process_cond(batch_size=1, area=None) for key, cond in prepared.items()
+        }
         for cond in one_row.values():
             cond.cond = _plain(cond.cond)
         return one_row

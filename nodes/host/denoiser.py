@@ -81,7 +81,9 @@ class HostDenoiser:
     def _denoised(self, noisy: Tensor, sigma: Tensor, rows: Rows) -> Tensor:
         conditioning = self._conditioning.rows(rows.conditioning, rows.latents.shape[1:])
         options = self._options(sigma)
-        denoised = self._model.apply_model(noisy, sigma, **conditioning, transformer_options=options)
+        denoised = self._model.apply_model(
+            noisy, sigma, **conditioning, transformer_options=options
+        )
         return denoised.float()
 
     def _affine(self, sigma: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:

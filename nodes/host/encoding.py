@@ -14,7 +14,12 @@ from torch import Tensor
 
 from ...dpo_core.pairs.record import Pair, Picture
 from ...dpo_core.training.dataset import EncodedPair, EncodedPairs, tensor_digest
-from .conditioning import Conditioning, conditioning_digest, conditioning_problems, plain_conditioning
+from .conditioning import (
+    Conditioning,
+    conditioning_digest,
+    conditioning_problems,
+    plain_conditioning,
+)
 
 MEGAPIXEL = 1024 * 1024
 
@@ -125,7 +130,8 @@ def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> 
         latents = [pair.chosen, pair.rejected]
         if dimensions == 5:  # an image is a clip of one frame
             latents = [x.unsqueeze(1) if x.ndim == 3 else x for x in latents]
-        if latents[0].ndim != dimensions - 1 or latents[0].shape[0] != latent_format.latent_channels:
+        channels = latent_format.latent_channels
+        if latents[0].ndim != dimensions - 1 or latents[0].shape[0] != channels:
             wrong.add(tuple(pair.chosen.shape))
         shaped.append(replace(pair, chosen=latents[0], rejected=latents[1]))
     if wrong:

@@ -45,7 +45,8 @@ def readable_folder(text: str) -> Path:
     for path in allowed:
         if path.is_dir():
             return path
-    raise FolderNotAllowed(f"There is no folder {text}. Looked for: {', '.join(map(str, allowed))}.")
+    looked = ", ".join(map(str, allowed))
+    raise FolderNotAllowed(f"There is no folder {text}. Looked for: {looked}.")
 
 
 def _roots() -> list[Path]:

@@ -38,6 +38,7 @@ def frozen_forward(layer: Any) -> Forward:
     Raises:
         NotImplementedError: the layer is of a kind whose derivative is not known here.
     """
+    function: Any
     if isinstance(layer, nn.Embedding):
         function = None
     elif isinstance(layer, CONVOLUTIONS):

@@ -59,7 +59,8 @@ def _patches(patcher: ModelPatcher) -> str:
             digest.update(f"{key}:{strength}:{strength_model}:{offset}".encode())
             content = getattr(patch, "weights", patch)
             for value in content if isinstance(content, (tuple, list)) else [content]:
-                digest.update((_sample(value) if isinstance(value, Tensor) else repr(value)).encode())
+                text = _sample(value) if isinstance(value, Tensor) else repr(value)
+                digest.update(text.encode())
     return digest.hexdigest()
 
 

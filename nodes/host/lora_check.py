@@ -49,8 +49,10 @@ def check_saved(path: Path, lora: Mapping[str, Tensor], patcher: ModelPatcher | 
 def _through_the_host(path: Path, saved: dict[str, Tensor], patcher: ModelPatcher) -> str:
     mine = {k: t for k, t in saved.items() if not k.startswith(TEXT_ENCODER_PREFIXES)}
     key_map = comfy.lora.model_lora_keys_unet(patcher.model, {})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(mine), key_map, log_missing=False)
-    layers = {name.removesuffix(".lora_B.weight") for name in mine if name.endswith("lora_B.weight")}
+    converted = comfy.lora_convert.convert_lora(mine)
+    patches = comfy.lora.load_lora(converted, key_map, log_missing=False)
+    suffix = ".lora_B.weight"
+    layers = {name.removesuffix(suffix) for name in mine if name.endswith(suffix)}
     unused = [layer for layer in layers if f"{layer}.weight" not in patches]
     if unused:
         raise LoraCheckError(

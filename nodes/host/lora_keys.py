@@ -103,7 +103,9 @@ def _used(patches: Mapping[Any, Any], lora: Mapping[str, Tensor]) -> set[str]:
     # The scales that go with a layer's weights are read by the host separately.
     stems = {key.rsplit(".", 2)[0] for key in used} | {key.rsplit(".", 1)[0] for key in used}
     return used | {
-        key for key in lora if key.endswith((".alpha", ".dora_scale")) and key.rsplit(".", 1)[0] in stems
+        key
+        for key in lora
+        if key.endswith((".alpha", ".dora_scale")) and key.rsplit(".", 1)[0] in stems
     }
 
 

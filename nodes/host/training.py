@@ -142,7 +142,7 @@ def model_problems(patcher: ModelPatcher) -> list[str]:
     kind = next((k for k in kinds if k), None)
     if kind is not None and type(model).__name__ != "Kandinsky5Image":
         found.append(
-            f"{type(model).__name__} is a model for {kind}; preferences are trained on image models."
+            f"{type(model).__name__} is a model for {kind}; preferences train image models only."
         )
     if patcher.injections:
         found.append(

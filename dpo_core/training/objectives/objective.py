@@ -86,4 +86,5 @@ class Objective:
             )
             losses = self(leaves, chosen_probability)
             d_chosen, d_rejected = torch.autograd.grad(losses.total.sum(), (chosen, rejected))
-        return ObjectiveLoss(losses.total.detach(), losses.preference.detach()), d_chosen, d_rejected
+        detached = ObjectiveLoss(losses.total.detach(), losses.preference.detach())
+        return detached, d_chosen, d_rejected
