@@ -5,12 +5,11 @@ blocks on the 8 x 8 grid, scale and shift from the noise level and the prompt in
 (Peebles & Xie 2022, arXiv:2212.09748). All weights sit in plain ``nn.Linear``, ``nn.Conv2d`` and
 ``nn.Embedding``, so that an adapter attaches as it would to a large model.
 
-The network refines the best linear guess of the velocity, with input and output scaled to unit
-variance (the preconditioning of Karras et al. 2022, arXiv:2206.00364, for straight paths).
-
 Convention, as in the large flow models: ``x = (1 - sigma) * picture + sigma * noise``, and the
 network predicts the velocity ``noise - picture`` (Liu et al. 2022, arXiv:2209.03003; Lipman et al.
-2022, arXiv:2210.02747). Pictures are in [-1, 1].
+2022, arXiv:2210.02747). Inside, it guesses the clean picture and the velocity follows: with so few
+channels a picture is easier to carry than its noise (Li & He 2025, arXiv:2511.13720). Pictures are
+in [-1, 1].
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from torch.nn import functional as F
 
 from .pictures import ATTRIBUTES, SIZE, encode
 
-PICTURE_STD = 0.5
-"""Spread of a pixel's value over all pictures, for the linear guess the network refines."""
+LEAST_SIGMA = 0.05
+"""Noise level below which the velocity is no longer scaled up."""
 
 WEIGHTS = "weights.safetensors"
 """File beside this module that holds the shipped base model."""
@@ -41,7 +40,7 @@ WEIGHTS = "weights.safetensors"
 class NetworkSettings:
     """Shape of the network."""
 
-    widths: tuple[int, int, int] = (48, 96, 160)
+    widths: tuple[int, int, int] = (32, 80, 160)
     """Channels on the 32 x 32, 16 x 16 and 8 x 8 grids."""
     embedding: int = 160
     """Length of the vector that carries noise level and prompt."""
@@ -152,13 +151,10 @@ class FlowNetwork(nn.Module):
             (B, 3, 64, 64) ``noise - picture``.
         """
         condition = self._condition(sigma, prompts)
-        level = sigma[:, None, None, None]
-        spread = (level.square() + ((1 - level) * PICTURE_STD).square()).sqrt()
-        straight = (level - (1 - level) * PICTURE_STD**2) / spread.square()
-        return straight * x + PICTURE_STD / spread * self._refine(x / spread, condition)
+        level = sigma[:, None, None, None].clamp(min=LEAST_SIGMA)
+        return (x - self._picture(x, condition)) / level
 
-    def _refine(self, x: Tensor, condition: Tensor) -> Tensor:
-        """What the best linear guess of the velocity leaves over, of unit variance if white."""
+    def _picture(self, x: Tensor, condition: Tensor) -> Tensor:
         high = self.enter(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         high = self.high_in(high, condition)
         mid = self.mid_in(self.down_mid(high), condition)

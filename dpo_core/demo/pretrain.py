@@ -3,7 +3,7 @@
 ``python -m dpo_core.demo.pretrain --seed 0 --out weights.safetensors``
 
 Draws pictures, trains ``FlowNetwork`` on them by flow matching and writes the averaged weights in
-float16. On a CPU the result is a function of the settings, the torch build and the thread count.
+float16, every 200 updates and at the end. On a CPU the result is a function of the settings, the torch build and the thread count.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .muon import Muon
 from .network import WEIGHTS, FlowNetwork, describe, prepare
 from .pictures import ATTRIBUTES, UNNAMED, draw, encode, mirrored, prompt, sample_scene
 
@@ -32,15 +33,18 @@ class PretrainSettings:
 
     seed: int = 0
     """Seed of pictures, initial weights and training noise."""
-    steps: int = 2800
+    steps: int = 2400
     """Optimiser updates."""
     batch_size: int = 64
     """Pictures per update."""
-    pictures: int = 16000
+    pictures: int = 12000
     """Pictures drawn before training; each is also seen mirrored."""
-    learning_rate: float = 1.5e-3
-    """Peak rate of AdamW: reached after ``warmup``, then down to zero along a cosine."""
-    warmup: int = 100
+    learning_rate: float = 0.02
+    """Peak rate of Muon, for the weight matrices: reached after ``warmup``, then down to zero
+    along a cosine."""
+    adam_rate: float = 2e-3
+    """Peak rate of AdamW, for everything else."""
+    warmup: int = 50
     """Updates until the peak rate."""
     average: float = 0.995
     """Decay of the moving average of the weights that is shipped."""
@@ -88,21 +92,20 @@ def pretrain(
     model = prepare(FlowNetwork())
     average = average if average is not None else FlowNetwork()
     average.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-    )
+    optimizers = _optimizers(model, settings)
+    peaks = (settings.learning_rate, settings.adam_rate)
     for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _rate(step, settings)
+        for optimizer, peak in zip(optimizers, peaks):
+            optimizer.param_groups[0]["lr"] = peak * _rate(step, settings)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         rows = torch.randint(len(pictures), (settings.batch_size,), generator=generator)
         prompts = drop_words(words[rows], settings.unnamed, generator)
         clean = pictures[rows].float() / 127.5 - 1
         loss = flow_loss(model, clean, prompts, generator)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         _follow(average, model, min(settings.average, (step + 1) / (step + 10)))
         yield PretrainReport(step + 1, loss.item())
 
@@ -166,16 +169,17 @@ def main(argv: list[str] | None = None) -> int:
     average, losses, started = FlowNetwork(), [], time.monotonic()
     for report in pretrain(settings, average):
         losses.append(report.loss)
-        if report.step % 50 == 0 or report.step == settings.steps:
-            recent = sum(losses[-50:]) / len(losses[-50:])
+        done = report.step == settings.steps
+        recent = sum(losses[-50:]) / len(losses[-50:])
+        if report.step % 200 == 0 or done:
+            save_weights(average, out, _metadata(settings, average, report.step, recent))
+        if report.step % 50 == 0 or done:
             print(
                 f"{report.step}/{settings.steps}  loss {recent:.4f}"
                 f"  {time.monotonic() - started:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
-    recent = sum(losses[-50:]) / len(losses[-50:])
-    save_weights(average, out, _metadata(settings, average, recent))
     print(out)
     return 0
 
@@ -192,7 +196,9 @@ def _arguments(argv: list[str] | None) -> tuple[PretrainSettings, Path]:
     return PretrainSettings(**given), out
 
 
-def _metadata(settings: PretrainSettings, model: FlowNetwork, loss: float) -> dict[str, str]:
+def _metadata(
+    settings: PretrainSettings, model: FlowNetwork, updates: int, loss: float
+) -> dict[str, str]:
     flags = [
         f"--{field.name.replace('_', '-')} {getattr(settings, field.name)}"
         for field in fields(settings)
@@ -202,11 +208,25 @@ def _metadata(settings: PretrainSettings, model: FlowNetwork, loss: float) -> di
         "command": " ".join(["python -m dpo_core.demo.pretrain", *flags]),
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
+        "updates": str(updates),
         "loss": f"{loss:.5f}",
         "attributes": ", ".join(ATTRIBUTES),
         **{name: str(value) for name, value in asdict(settings).items()},
         **describe(model.settings),
     }
+
+
+def _optimizers(
+    model: FlowNetwork, settings: PretrainSettings
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the matrices between the first and the last layer, AdamW for all else."""
+    ends = {id(p) for part in (model.words, model.enter, model.leave) for p in part.parameters()}
+    ends.add(id(model.position))
+    inner = [p for p in model.parameters() if p.ndim > 1 and id(p) not in ends]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    adam = torch.optim.AdamW(rest, settings.adam_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return Muon(inner, settings.learning_rate), adam
 
 
 def _rate(step: int, settings: PretrainSettings) -> float:

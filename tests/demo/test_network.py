@@ -42,11 +42,13 @@ def lively(seed: int = 0) -> FlowNetwork:
     return model.eval()
 
 
-def test_a_new_network_predicts_nothing_and_learns_through_every_weight() -> None:
+def test_a_new_network_guesses_one_grey_and_learns_through_every_weight() -> None:
     model = FlowNetwork(TINY)
-    x, sigma, words = torch.randn(2, 3, 64, 64), torch.rand(2), encode_prompts(["a tree", ""])
+    x, sigma, words = torch.randn(2, 3, 64, 64), torch.tensor([0.3, 0.9]), encode_prompts(["a tree", ""])
     with torch.no_grad():
-        assert model(x, sigma, words).abs().max() <= model.leave.bias.abs().max()
+        guess = x - sigma[:, None, None, None] * model(x, sigma, words)
+    assert torch.allclose(guess[0], guess[1], atol=1e-4)
+    assert guess[0].std(dim=(1, 2)).max() < 0.2
     model = lively()
     model(x, sigma, words).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
