@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from .atomic import write_atomically
+from .atomic import write_tensors
 
 
 def lora_tensors(
@@ -33,7 +34,7 @@ def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         OSError: no room, no permission; nothing is left behind.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda part: save_file(contiguous, part, metadata=dict(metadata)))
+    write_tensors(path, contiguous, metadata)
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -77,7 +78,7 @@ def lora_metadata(
     file = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     # ModelSpec hashes what follows the header.
     body = file[8 + int.from_bytes(file[:8], "little") :]
-    finite = {name: value for name, value in metrics.items() if value == value}
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -11,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..run import TrainState
-from .atomic import write_atomically
+from .atomic import write_atomically, write_tensors
 
 CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
 
@@ -56,10 +56,7 @@ class RunFolder:
         tensors = {f"adapter/{name}": tensor for name, tensor in state.adapter.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
         scalars = {"step": state.step, "rho": state.rho, "loss_scale": state.loss_scale}
-        write_atomically(
-            path,
-            lambda part: save_file(tensors, part, metadata={"state": json.dumps(scalars)}),
-        )
+        write_tensors(path, tensors, {"state": json.dumps(scalars)})
         return path
 
     def load_checkpoint(self, step: int) -> TrainState:
@@ -88,9 +85,14 @@ class RunFolder:
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds one line to ``metrics.jsonl`` and flushes it."""
-        finite = {name: value for name, value in metrics.items() if value == value}
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **finite}, sort_keys=True) + "\n")
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        line = json.dumps({"step": step, **finite}, sort_keys=True) + "\n"
+        with open(self.path / "metrics.jsonl", "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # torn by a crash: it must not take this line with it
+                    line = "\n" + line
+            file.write(line.encode())
 
     def metrics(self, until: int) -> list[dict[str, float]]:
         """One row per step up to ``until``. Steps done twice count once, torn lines not at all."""
@@ -109,7 +111,7 @@ class RunFolder:
         """Keeps the frozen reference with the run, once: continued runs anchor to the original."""
         path = self.path / "reference.safetensors"
         if not path.exists():
-            write_atomically(path, lambda part: save_file(dict(reference), part))
+            write_tensors(path, reference)
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / f"step_{step:08d}.safetensors"
