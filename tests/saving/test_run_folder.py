@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpo_core.run import TrainSettings, TrainState
+from dpo_core.saving.run_folder import RunFolder, run_id
+
+CONTENT = {"base": "abc", "settings": asdict(TrainSettings()), "list": [1, 2.5, None]}
+
+
+def folder(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path, CONTENT)
+    run.open()
+    return run
+
+
+def a_state(step: int = 7, rho: float | None = 1 / 3) -> TrainState:
+    generator = torch.Generator().manual_seed(step)
+    layers = ["diffusion_model.a.lora_A.weight", "diffusion_model.b/c.lora_B.weight"]
+    return TrainState(
+        step,
+        {name: torch.randn(2, 3, generator=generator) for name in layers},
+        {
+            f"{name}/{key}": value
+            for name in layers
+            for key, value in (
+                ("step", torch.tensor(float(step))),
+                ("exp_avg", torch.randn(2, 3, generator=generator) * 1e-30),
+            )
+        },
+        rho,
+        loss_scale=64.0,
+    )
+
+
+def same(one: TrainState, other: TrainState) -> bool:
+    def equal(a: dict, b: dict) -> bool:
+        return a.keys() == b.keys() and all(
+            torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
+        )
+
+    return (
+        (one.step, one.rho, one.loss_scale) == (other.step, other.rho, other.loss_scale)
+        and equal(dict(one.adapter), dict(other.adapter))
+        and equal(dict(one.optimizer), dict(other.optimizer))
+    )
+
+
+def test_the_same_content_has_the_same_id_in_whatever_order() -> None:
+    backwards = dict(reversed(CONTENT.items()))
+    assert run_id(backwards) == run_id(CONTENT) == run_id(json.loads(json.dumps(CONTENT)))
+
+
+def test_an_id_never_changes_between_versions_or_machines() -> None:
+    # Computed once; if this changes, nobody's finished runs are found again.
+    assert run_id({"base": "abc", "beta": 5000.0, "continues": None}) == "a47affcc8548efb9992e"
+
+
+def test_other_content_has_another_id_and_all_are_safe_names() -> None:
+    ids = {
+        run_id(content)
+        for content in (CONTENT, CONTENT | {"base": "abd"}, CONTENT | {"list": [1, 2.5]}, {})
+    }
+    assert len(ids) == 4
+    assert all(name.isalnum() and len(name) == 20 for name in ids)
+
+
+def test_opening_writes_the_settings_once(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    settings = run.path / "settings.json"
+    assert run.path == tmp_path / run_id(CONTENT)
+    assert json.loads(settings.read_text(encoding="utf-8")) == CONTENT
+    settings.write_text("a note by hand", encoding="utf-8")
+    folder(tmp_path)
+    assert settings.read_text(encoding="utf-8") == "a note by hand"
+
+
+@pytest.mark.parametrize("rho", [None, 1 / 3, 0.1 + 0.2])
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, rho: float | None) -> None:
+    run, state = folder(tmp_path), a_state(rho=rho)
+    path = run.save_checkpoint(state)
+    assert path.parent == run.path
+    assert same(RunFolder(tmp_path, CONTENT).load_checkpoint(7), state)
+
+
+def test_a_checkpoint_before_any_optimiser_state_comes_back(tmp_path: Path) -> None:
+    run, state = folder(tmp_path), TrainState(0, a_state().adapter, {})
+    run.save_checkpoint(state)
+    assert same(run.load_checkpoint(0), state)
+
+
+def test_checkpoints_are_listed_in_order_of_steps_and_nothing_else_is(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, CONTENT)
+    assert run.checkpoints() == []
+    run.open()
+    for step in (1000, 20, 3):
+        run.save_checkpoint(a_state(step))
+    for name in (".step_00000004.safetensors.ab.part", "step_5.safetensors", "notes.txt"):
+        (run.path / name).touch()
+    assert run.checkpoints() == [3, 20, 1000]
+    assert same(run.load_checkpoint(20), a_state(20))
+    with pytest.raises(FileNotFoundError):
+        run.load_checkpoint(4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sets a POSIX limit on file size")
+def test_no_room_is_an_os_error_and_leaves_no_half_checkpoint(tmp_path: Path) -> None:
+    import resource
+
+    run = folder(tmp_path)
+    run.save_checkpoint(a_state(1))
+    before = sorted(entry.name for entry in run.path.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            run.save_checkpoint(a_state(2))
+        with pytest.raises(OSError):
+            run.save_reference(dict(a_state().adapter))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(entry.name for entry in run.path.iterdir()) == before
+    assert run.checkpoints() == [1]
+
+
+def test_metrics_come_back_as_one_row_per_step(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    assert run.metrics(100) == []
+    for step in (1, 2, 3):
+        run.append_metrics(step, {"loss/dpo": step / 3, "rho": 1.0})
+    assert run.metrics(2) == [
+        {"step": 1, "loss/dpo": 1 / 3, "rho": 1.0}, {"step": 2, "loss/dpo": 2 / 3, "rho": 1.0},
+    ]
+    assert len(RunFolder(tmp_path, CONTENT).metrics(100)) == 3
+
+
+def test_steps_done_again_count_once_with_their_last_numbers(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    for step, loss in ((1, 0.6), (2, 0.5), (3, 0.4), (2, 0.55), (3, 0.45)):
+        run.append_metrics(step, {"loss/dpo": loss})
+    assert [(row["step"], row["loss/dpo"]) for row in run.metrics(9)] == [
+        (1, 0.6), (2, 0.55), (3, 0.45),
+    ]
+
+
+def test_metrics_that_are_no_numbers_are_left_out_and_the_log_stays_standard_json(
+    tmp_path: Path,
+) -> None:
+    run = folder(tmp_path)
+    run.append_metrics(1, {"rho": math.nan, "loss/dpo": math.inf, "grad_norm": 0.5})
+    text = (run.path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert json.loads(text) == {"step": 1, "grad_norm": 0.5}
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 3, "loss/d', b"\x00\x00\x00", b'{"loss/dpo": 0.1}\n', b"7\n", b"[]\n", b"\n",
+             b"\xff\xfe"],
+)
+def test_a_torn_line_is_passed_over_and_costs_no_other(tmp_path: Path, torn: bytes) -> None:
+    run = folder(tmp_path)
+    run.append_metrics(1, {"loss/dpo": 0.6})
+    run.append_metrics(2, {"loss/dpo": 0.5})
+    with open(run.path / "metrics.jsonl", "ab") as file:  # the power went
+        file.write(torn)
+    resumed = folder(tmp_path)
+    resumed.append_metrics(3, {"loss/dpo": 0.4})
+    resumed.append_metrics(4, {"loss/dpo": 0.3})
+    assert [row["loss/dpo"] for row in resumed.metrics(9)] == [0.6, 0.5, 0.4, 0.3]
+
+
+def test_the_reference_is_kept_as_it_was_first(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run = folder(tmp_path)
+    first = dict(a_state(1).adapter)
+    run.save_reference(first)
+    run.save_reference(dict(a_state(2).adapter))
+    kept = load_file(run.path / "reference.safetensors")
+    assert kept.keys() == first.keys()
+    assert all(torch.equal(kept[name], first[name]) for name in first)
