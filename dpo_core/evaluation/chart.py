@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -31,7 +32,9 @@ def draw_chart(rows: Sequence[Mapping[str, float]], title: str) -> Image.Image:
     pen.text((EDGE, 14), title, INK, ImageFont.load_default(16))
     for i, (name, label, colour) in enumerate(CURVES):
         left, top = (i % 2) * width, EDGE + (i // 2) * height
-        points = [(row["step"], row[name]) for row in rows if name in row]
+        points = [
+            (row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))
+        ]
         _panel(pen, left, top, label, points, colour)
     return image
 
