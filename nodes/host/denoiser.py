@@ -44,7 +44,6 @@ class HostDenoiser:
         dtype = self._model.get_dtype_inference()
         self.half_precision = dtype in (torch.float16, torch.bfloat16)
         self.needs_loss_scaling = dtype == torch.float16
-        self._settled = False
 
     def load(self) -> None:
         """Loads the model with its adapter, unless it is."""
@@ -52,7 +51,6 @@ class HostDenoiser:
         if self._patcher.is_injected and any(m is self._patcher for m in loaded):
             return
         comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
-        self._settled = False
 
     def sigma(self, percent: Tensor) -> Tensor:
         values = [self._schedule.percent_to_sigma(float(u)) for u in percent]
@@ -68,12 +66,6 @@ class HostDenoiser:
         sigma = rows.sigma.to(self._device)
         noise = rows.noise.to(self._device, copy=True)  # some families add to it in place
         noisy = self._model.model_sampling.noise_scaling(_per_row(sigma, clean), noise, clean)
-        if not self._settled and self._patcher.is_dynamic() and self._patcher.patches:
-            # A paged layer applies upstream LoRAs exactly the first time and keeps the result
-            # rounded; one pass ahead lets reference and policy meet the same weights.
-            with torch.no_grad():
-                self._denoised(noisy, sigma, rows)
-        self._settled = True
         denoised = self._denoised(noisy, sigma, rows)
         network, skip = self._affine(sigma, noisy)
         output = (denoised.detach() - skip) / network

@@ -8,12 +8,16 @@ untouched model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.ops import CastBiasWeightContext
 from comfy.patcher_extension import PatcherInjection
-from torch import nn
+from torch import Tensor, nn
 
 from ...dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
 from .checkpointed_block import checkpointed_forward, repeated_blocks
@@ -21,6 +25,7 @@ from .frozen_layer import frozen_forward, is_host_layer
 
 KEY = "dpo"
 PREFIX = "diffusion_model."
+PARTS = ("weight", "bias")
 
 
 class TrainedModel:
@@ -64,6 +69,7 @@ class TrainedModel:
         self._checkpointed = blocks if gradient_checkpointing else []
         self._forwards = _Forwards()
         self._tensors = _PlainTensors()
+        self._upstream = _UpstreamPatches()
         self.patcher.set_injections(KEY, [PatcherInjection(self._inject, self._eject)])
 
     def remove(self) -> None:
@@ -81,12 +87,14 @@ class TrainedModel:
             for block in self._checkpointed:
                 self._forwards.replace(block, checkpointed_forward(block.forward))
             self._tensors.replace(self._model)
+            self._upstream.replace(self._layers.values())
         except BaseException:
             # Half an injection must not stay: the host only ejects what it saw succeed.
             self._eject(_)
             raise
 
     def _eject(self, _: ModelPatcher) -> None:
+        self._upstream.restore(self.patcher.model.get_dtype_inference(), self.patcher.load_device)
         self._tensors.restore()
         self._forwards.restore()
 
@@ -150,3 +158,48 @@ class _PlainTensors:
             if store.get(name) is copy:  # else the host has put its own back
                 store[name] = tensor
         self._replaced.clear()
+
+
+class _UpstreamPatches:
+    """LoRAs applied before the trainer, on paged layers: exact at every use.
+
+    A page keeps its first use's result rounded, and loses it when memory is short. Reference and
+    policy would meet different weights whenever a page came or went between their passes. So
+    pages hold the bare weight meanwhile, and patches are added to what is taken from them.
+    """
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[Any, str, Any, list[Any]]] = []
+        self._kept: list[Any] = []
+
+    def replace(self, layers: Iterable[Any]) -> None:
+        for layer in layers:
+            patches = {name: getattr(layer, f"{name}_lowvram_function", None) for name in PARTS}
+            for name, patch in patches.items():
+                if patch is not None:
+                    functions = getattr(layer, f"{name}_function")
+                    self._replaced.append((layer, name, patch, functions))
+                    setattr(layer, f"{name}_lowvram_function", None)
+                    setattr(layer, f"{name}_function", [partial(_patched, patch), *functions])
+            if any(patches.values()):
+                if layer._v_signature is not None:
+                    self._kept.append(layer)
+                layer._v_signature = None  # what the page holds now is patched
+
+    def restore(self, dtype: torch.dtype, device: torch.device) -> None:
+        for layer, name, patch, functions in self._replaced:
+            setattr(layer, f"{name}_lowvram_function", patch)
+            setattr(layer, f"{name}_function", functions)
+            layer._v_signature = None
+        # A sampler finds the pages as it left them: past their first use. No room, no page.
+        with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+            for layer in self._kept:
+                with CastBiasWeightContext(layer, dtype=dtype, bias_dtype=dtype, device=device,
+                                           offloadable=True):
+                    pass
+        self._replaced.clear()
+        self._kept.clear()
+
+
+def _patched(patch: Any, weight: Tensor) -> Tensor:
+    return patch(weight.clone())  # it adds in place, and this may be the page itself

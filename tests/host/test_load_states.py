@@ -85,7 +85,7 @@ def test_gradients_with_loras_upstream(kind: str, state: str) -> None:
 
 @pytest.mark.parametrize("storage", [{"dtype": torch.bfloat16}, *STORAGES.values()])
 @pytest.mark.parametrize("mode", ["sequential", "policy_concurrent", "full_concurrent"])
-def test_first_margins_are_zero_where_loras_upstream_are_rounded(
+def test_first_margins_are_zero_where_the_host_rounds_loras_upstream(
     storage: dict[str, Any], mode: str
 ) -> None:
     with dynamic_paging(resident=1.0) as paging:
@@ -96,10 +96,37 @@ def test_first_margins_are_zero_where_loras_upstream_are_rounded(
     assert report.metrics["prediction_change"] == 0
 
 
-def test_a_paged_layer_rounds_its_loras_after_first_use() -> None:
-    # Why training runs a pass ahead: without it, reference and policy would meet these two.
+@pytest.mark.parametrize("storage", [{"dtype": torch.bfloat16}, *STORAGES.values()])
+def test_an_eviction_between_reference_and_policy_changes_no_weight(
+    storage: dict[str, Any],
+) -> None:
     with dynamic_paging(resident=1.0) as paging:
-        patcher = with_upstream_loras("sd3")(paging.load("sd3", dtype=torch.bfloat16))
-        exact, rounded, again = (sample(patcher, "sd3") for _ in range(3))
-    assert not torch.equal(exact, rounded)
-    assert torch.equal(rounded, again)
+        patcher = with_upstream_loras("sd3")(paging.load("sd3", **storage))
+        with training(patcher, filled=False) as run, torch.no_grad():
+            rows = training_rows("sd3", run.denoiser)
+            first = run.denoiser.predict(rows).residual
+            again = run.denoiser.predict(rows).residual
+            paging.evict()
+            evicted = run.denoiser.predict(rows).residual
+            paging.resident = 0.4
+            partly = run.denoiser.predict(rows).residual
+    assert torch.equal(first, again)
+    assert torch.equal(first, evicted)
+    assert torch.equal(first, partly)
+
+
+@pytest.mark.parametrize("storage", [{"dtype": torch.bfloat16}, *STORAGES.values()])
+def test_sampling_after_training_meets_loras_upstream_as_ever(storage: dict[str, Any]) -> None:
+    with dynamic_paging(resident=1.0) as paging:
+        patcher = with_upstream_loras("sd3")(paging.load("sd3", **storage))
+        exact, rounded = (sample(patcher, "sd3") for _ in range(2))
+        assert not torch.equal(exact, rounded)  # what a page keeps after its first use
+        with training(patcher) as run:
+            adapter_gradients(run, training_rows("sd3", run.denoiser))
+        assert torch.equal(sample(patcher, "sd3"), rounded)
+        with training(patcher) as run:
+            adapter_gradients(run, training_rows("sd3", run.denoiser))
+            assert torch.equal(sample(patcher, "sd3"), rounded)
+            adapter_gradients(run, training_rows("sd3", run.denoiser))
+        assert torch.equal(sample(patcher, "sd3"), rounded)
+        assert paging.pinned_pages() == 0
