@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toykit.flow import ToyFlow, stir, toy_adapter, toy_lora
 from torch import Tensor
+from toykit.flow import ToyFlow, stir, toy_adapter, toy_lora
 
 from dpo_core.saving.lora_file import lora_metadata, lora_tensors, read_lora, save_lora
 
@@ -76,7 +76,7 @@ def test_what_is_read_back_is_what_was_saved(tmp_path: Path) -> None:
 def test_views_are_saved_as_what_they_show(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     path = tmp_path / "lora.safetensors"
-    save_lora(path, {"turned": whole.T, "column": whole[:, 1], "leaf": whole[0].requires_grad_()}, {})
+    save_lora(path, {"turned": whole.T, "column": whole[:, 1], "leaf": whole.requires_grad_()}, {})
     found, meta = read_lora(path)
     assert found["turned"].tolist() == whole.T.tolist()
     assert found["column"].tolist() == [1, 5, 9]

@@ -111,12 +111,13 @@ def toy_lora(model: ToyFlow, seed: int = 5, size: float = 0.3) -> dict[str, Lora
     """A LoRA someone trained before: another rank and alpha in every layer, fp32."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    for i, (name, layer) in enumerate(model.layers.items()):
-        out, into, *kernel = layer.weight.shape  # type: ignore[operator, union-attr]
+    for i, target in enumerate(model.targets()):
+        layer: Any = target.layer
+        out, into, *kernel = layer.weight.shape
         rank = i + 1
         down = torch.randn(rank, into, *kernel, generator=generator) * size
         up = torch.randn(out, rank, *[1] * len(kernel), generator=generator) * size
-        found[name] = LoraWeights(down, up, alpha=2.0 + i)
+        found[target.name] = LoraWeights(down, up, alpha=2.0 + i)
     return found
 
 

@@ -90,7 +90,8 @@ def dpo(
          "loss", "preference")
     }
     for (chosen, rejected), eps in zip(pairs, wrong, strict=True):
-        error, change, power = {}, 0.0, 0.0
+        error = {}
+        change = power = torch.zeros((), dtype=torch.float64)
         for kind, side in (("chosen", chosen), ("rejected", rejected)):
             target = side.noise.double() - side.latent.double()
             ours, theirs = velocity(layers, leaves, side), velocity(layers, reference, side)

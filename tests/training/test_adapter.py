@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from toykit.flow import CPU, ToyFlow, stir, toy_adapter, toy_lora
 from torch import Tensor, nn
+from toykit.flow import CPU, ToyFlow, stir, toy_adapter, toy_lora
 
 from dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
 
@@ -141,7 +141,12 @@ def test_activations_are_not_kept_wider_than_the_model_computes(make: Callable[[
     shape = (100, 64) if isinstance(layer, nn.Linear) else (100, 64, 1)
     x = torch.randn(shape).bfloat16().requires_grad_()
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         adapter.forward("x", x)
     activations = [tensor for tensor in kept if tensor.shape[0] == 100]
     assert activations and all(tensor.dtype == torch.bfloat16 for tensor in activations)

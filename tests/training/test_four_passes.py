@@ -25,7 +25,9 @@ def normal(generator: torch.Generator, *size: int) -> Tensor:
     return torch.randn(size, generator=generator, dtype=torch.float64)
 
 
-def batch_of(pairs: int, shared: bool, certainty: float = 1.0, shape: tuple[int, ...] = SHAPE):
+def batch_of(
+    pairs: int, shared: bool, certainty: float = 1.0, shape: tuple[int, ...] = SHAPE
+) -> PairBatch:
     """B random pairs. Not shared: the rejected images have noise and sigma of their own."""
     g = torch.Generator().manual_seed(pairs)
     prompts = tuple(normal(g, PROMPT) for _ in range(pairs))
@@ -78,7 +80,9 @@ def ask_oracle(
     )
 
 
-def policy_and_reference(existing: bool, dtype: torch.dtype = torch.float64):
+def policy_and_reference(
+    existing: bool, dtype: torch.dtype = torch.float64
+) -> tuple[ToyFlow, Adapter]:
     model = ToyFlow(dtype)
     adapter = toy_adapter(model, existing=toy_lora(model) if existing else None)
     if dtype == torch.float64:
@@ -240,7 +244,7 @@ class _Mark(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         ctx.model.log.append(("backward", ctx.rows))
         return grad, None
 

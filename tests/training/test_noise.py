@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from statistics import fmean, pstdev
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ import torch
 from dpo_core.training.noise import Draw, NoiseSettings, draw
 
 SHAPE = (2, 4, 4)
+UNIFORM = NoiseSettings("uniform")
 
 
 def a_draw(
-    settings: NoiseSettings = NoiseSettings("uniform"),
+    settings: NoiseSettings = UNIFORM,
     default: str = "uniform",
     seed: int = 0,
     key: str = "a",
@@ -49,10 +51,11 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     "change", [{"seed": 1}, {"key": "b"}, {"visit": 1}, {"side": "rejected"}],
     ids=["seed", "pair", "visit", "side"],
 )
-def test_every_part_of_the_key_gives_another_draw(change: dict) -> None:
+def test_every_part_of_the_key_gives_another_draw(change: dict[str, Any]) -> None:
     one, other = a_draw(), a_draw(**change)
     assert one.percent != other.percent
-    assert abs(torch.corrcoef(torch.stack([one.noise.flatten(), other.noise.flatten()]))[0, 1]) < 0.7
+    both = torch.stack([one.noise.flatten(), other.noise.flatten()])
+    assert abs(torch.corrcoef(both)[0, 1]) < 0.7
 
 
 def test_noise_is_standard_normal_over_many_draws() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_a_state_of_another_lora_is_refused_by_name() -> None:
 def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
     assert OptimizerSettings().problems() == []
     nan = float("nan")
-    for name, values in {
+    wrong: dict[str, list[Any]] = {
         "learning_rate": [0.0, -1.0, 2.0, nan],
         "schedule": ["steep"],
         "warmup_steps": [-1],
@@ -157,7 +158,8 @@ def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
         "beta1": [1.0, -0.1, nan],
         "beta2": [1.0, -0.1, nan],
         "max_grad_norm": [0.0, -1.0, nan],
-    }.items():
+    }
+    for name, values in wrong.items():
         for value in values:
             (problem,) = replace(OptimizerSettings(), **{name: value}).problems()
             assert name in problem

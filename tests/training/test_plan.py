@@ -79,7 +79,8 @@ def test_epoch_counts_visits_of_the_whole_set() -> None:
 
 
 def test_no_pair_at_all_is_refused_and_an_empty_bucket_is_not_missed() -> None:
-    for nothing in ([], [[]], [[], []]):
+    nothings: list[list[list[int]]] = [[], [[]], [[], []]]
+    for nothing in nothings:
         with pytest.raises(ValueError, match="no pair"):
             BatchPlan(nothing, 1, 1, 0)
     assert BatchPlan([[], [0]], 1, 1, 0).step(0) == [MicroBatch((0,), 0)]

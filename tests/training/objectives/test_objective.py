@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def double(*values: float) -> Tensor:
 
 
 def errors(margin: float, chosen: float = 0.25) -> PairErrors:
-    """One pair with this margin and this error on the chosen image; the policy earns it all there."""
+    """One pair with this margin, all earned on the chosen image, and this error there."""
     return PairErrors(double(chosen), double(0.5), double(chosen + margin), double(0.5))
 
 
@@ -88,12 +89,13 @@ def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
     assert Objective().problems() == []
     assert Objective(beta=0.0, label_smoothing=0.5, supervised_mix=1.0).problems() == []
     nan = float("nan")
-    for name, values in {
+    wrong: dict[str, list[Any]] = {
         "loss": ["ipo", ""],
         "beta": [-1.0, math.inf, nan],
         "label_smoothing": [-0.1, 0.6, nan],
         "supervised_mix": [-0.1, math.inf, nan],
-    }.items():
+    }
+    for name, values in wrong.items():
         for value in values:
             (problem,) = replace(Objective(), **{name: value}).problems()
             assert name in problem and str(value) in problem

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -98,17 +100,13 @@ class _OneProcess:
     gather_for_metrics = gather
 
 
-def trl_loss(logps: list[Tensor], kind: str, beta: float, smoothing: float) -> Tensor:
+def trl_loss(trl: Any, logps: list[Tensor], kind: str, beta: float, smoothing: float) -> Tensor:
     """The loss of TRL's own `DPOTrainer`, whose code has no function of log-probabilities alone.
 
     Only the trainer's surroundings are set here; the arithmetic, and its gradient, are TRL's.
     """
-    from collections import defaultdict
-
-    from trl import DPOTrainer
-
     chosen, rejected, reference_chosen, reference_rejected = logps
-    trainer = DPOTrainer.__new__(DPOTrainer)
+    trainer = trl.DPOTrainer.__new__(trl.DPOTrainer)
     trainer.__dict__.update(
         model=_TrlPolicy(chosen, rejected),
         accelerator=_OneProcess(),
@@ -143,12 +141,12 @@ def trl_loss(logps: list[Tensor], kind: str, beta: float, smoothing: float) -> T
     ids=["DPO", "conservative DPO"],
 )
 def test_agrees_with_trl(kind: str, smoothing: float) -> None:
-    pytest.importorskip("trl", minversion="1.16", reason="TRL is the oracle of this test")
+    trl = pytest.importorskip("trl", minversion="1.16", reason="TRL is the oracle of this test")
     errors = torch.rand(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for pair in errors.T:
         # Minus an error is our log-probability.
         theirs_in = [(-value)[None].requires_grad_() for value in pair]
-        theirs = trl_loss(theirs_in, kind, beta=7.0, smoothing=smoothing)
+        theirs = trl_loss(trl, theirs_in, kind, beta=7.0, smoothing=smoothing)
         theirs_gradient = torch.autograd.grad(theirs, theirs_in[:2])
         ours_in = [value.clone()[None].requires_grad_() for value in pair]
         chosen, rejected, reference_chosen, reference_rejected = ours_in
