@@ -10,26 +10,45 @@ from pathlib import Path
 from types import ModuleType
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
+# Of ComfyUI's requirements, some that this project does not bring along itself.
+_HOST_PACKAGES = ("aiohttp", "comfy_aimdo", "torchsde")
 
 
 def find_checkout() -> Path | None:
-    """The ComfyUI checkout: `COMFYUI_PATH`, else the one whose custom_nodes holds this pack."""
-    configured = os.environ.get("COMFYUI_PATH")
-    if configured:
-        candidate = Path(configured).expanduser()
-    elif PACK_ROOT.parent.name == "custom_nodes":
-        candidate = PACK_ROOT.parent.parent
-    else:
-        return None
-    return candidate if (candidate / "comfy" / "model_management.py").is_file() else None
+    """The ComfyUI checkout, if this Python can run it.
+
+    It is `COMFYUI_PATH`, else the one whose custom_nodes holds this pack.
+    """
+    candidate = _candidate()
+    return None if candidate is None or _obstacle(candidate) else candidate
 
 
 def missing_reason() -> str:
     """Why the tests of this folder do not run, for the skip line."""
+    candidate = _candidate()
+    if candidate is None:
+        return "no ComfyUI found: set COMFYUI_PATH to a checkout to run the host's tests"
+    return _obstacle(candidate)
+
+
+def _candidate() -> Path | None:
     configured = os.environ.get("COMFYUI_PATH")
     if configured:
-        return f"COMFYUI_PATH={configured} is not a ComfyUI checkout"
-    return "no ComfyUI found: set COMFYUI_PATH to a checkout to run the host's tests"
+        return Path(configured).expanduser()
+    return PACK_ROOT.parent.parent if PACK_ROOT.parent.name == "custom_nodes" else None
+
+
+def _obstacle(checkout: Path) -> str:
+    """What keeps the checkout from being used, empty if nothing does."""
+    if not (checkout / "comfy" / "model_management.py").is_file():
+        return f"{checkout} is not a ComfyUI checkout"
+    absent = [name for name in _HOST_PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        return (
+            f"this Python lacks what ComfyUI needs ({', '.join(absent)}): run the host's tests "
+            "with the Python that runs ComfyUI"
+        )
+    return ""
 
 
 def enter_checkout(checkout: Path) -> None:
