@@ -44,13 +44,20 @@ class HostDenoiser:
         dtype = self._model.get_dtype_inference()
         self.half_precision = dtype in (torch.float16, torch.bfloat16)
         self.needs_loss_scaling = dtype == torch.float16
+        self._replaced = 0
 
     def load(self) -> None:
         """Loads the model with its adapter, unless it is."""
         loaded = comfy.model_management.loaded_models(only_currently_used=False)
-        if self._patcher.is_injected and any(m is self._patcher for m in loaded):
+        if (
+            self._patcher.is_injected
+            and any(m is self._patcher for m in loaded)
+            # Making room for another model, the host puts small weights back unpatched.
+            and len(self._patcher.backup) == self._replaced
+        ):
             return
         comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
+        self._replaced = len(self._patcher.backup)
 
     def sigma(self, percent: Tensor) -> Tensor:
         values = [self._schedule.percent_to_sigma(float(u)) for u in percent]

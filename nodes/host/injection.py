@@ -140,6 +140,7 @@ class _PlainTensors:
     def __init__(self) -> None:
         self._replaced: list[tuple[dict[str, Any], str, Any, Any]] = []
 
+    @torch.inference_mode(False)  # the host may load and inject while a sampler runs
     def replace(self, model: nn.Module) -> None:
         for module in model.modules():
             if is_host_layer(module):
