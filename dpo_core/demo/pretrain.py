@@ -33,9 +33,9 @@ class PretrainSettings:
 
     seed: int = 0
     """Seed of pictures, initial weights and training noise."""
-    steps: int = 2400
+    steps: int = 3200
     """Optimiser updates."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Pictures per update."""
     pictures: int = 12000
     """Pictures drawn before training; each is also seen mirrored."""
@@ -44,9 +44,9 @@ class PretrainSettings:
     along a cosine."""
     adam_rate: float = 2e-3
     """Peak rate of AdamW, for everything else."""
-    warmup: int = 50
+    warmup: int = 100
     """Updates until the peak rate."""
-    average: float = 0.995
+    average: float = 0.997
     """Decay of the moving average of the weights that is shipped."""
     unnamed: float = 0.2
     """Share of pictures whose prompt loses a random part of its attributes."""
