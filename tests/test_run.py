@@ -140,7 +140,32 @@ def test_the_same_run_twice_is_the_same_and_another_seed_is_not() -> None:
     assert not same_tensors(end(5, settings=replace(SETTINGS, seed=1)).adapter, first.adapter)
 
 
+def test_a_seed_decides_the_noise_and_not_only_the_order() -> None:
+    one_pair = toy_pairs(1)
+    first = end(2, pairs=one_pair)
+    assert same(end(2, pairs=one_pair), first)
+    other = end(2, pairs=one_pair, settings=replace(SETTINGS, seed=1))
+    assert not same_tensors(other.adapter, first.adapter)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_noise_is_shared_by_both_images_if_the_settings_say_so(shared: bool) -> None:
+    reports, _, model = run(replace(SETTINGS, shared_noise=shared), steps=3)
+    next(reports)
+    for rows, _ in model.calls:
+        pairs = len(rows) // 2
+        assert torch.equal(rows.sigma[:pairs], rows.sigma[pairs:]) is shared
+        assert torch.equal(rows.noise[:pairs], rows.noise[pairs:]) is shared
+
+
+def test_no_gradient_is_kept_between_steps() -> None:
+    reports, adapter, _ = run(steps=3)
+    for _ in reports:
+        assert all(parameter.grad is None for parameter in adapter.parameters().values())
+
+
 def test_training_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(12345)
     before = torch.get_rng_state()
     end(3)
     assert torch.equal(before, torch.get_rng_state())

@@ -218,6 +218,7 @@ def test_initial_values_depend_on_the_seed_and_on_nothing_else() -> None:
 
 
 def test_building_an_adapter_leaves_the_global_generators_alone() -> None:
+    torch.manual_seed(12345)
     before = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     toy_adapter(ToyFlow(), seed=5)
@@ -276,6 +277,31 @@ def test_an_exception_inside_the_reference_brings_the_policy_back(
         raise error
     assert pointers == {name: p.data_ptr() for name, p in adapter.parameters().items()}
     assert torch.equal(output(model), trained)
+
+
+def test_off_inside_off_does_not_switch_on() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model)
+    bare = output(model)
+    stir(adapter)
+    with adapter.off():
+        with adapter.off(), adapter.reference():
+            pass
+        assert torch.equal(output(model), bare)
+
+
+def test_weights_frozen_as_the_reference_are_copied() -> None:
+    model = ToyFlow()
+    adapter = toy_adapter(model)
+    stir(adapter)
+    weights = adapter.snapshot()
+    expected = output(model)
+    adapter.freeze_reference(weights)
+    stir(adapter, seed=2)
+    for value in weights.values():
+        value.zero_()
+    with adapter.reference():
+        assert torch.equal(output(model), expected)
 
 
 def test_the_reference_copies_nothing() -> None:
