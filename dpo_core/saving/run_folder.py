@@ -32,11 +32,12 @@ class RunFolder:
     Args:
         root: folder of all runs.
         content: what decides the result; it is written as ``settings.json``.
+        label: stands before the id in the folder's name, for people.
     """
 
-    def __init__(self, root: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, content: Mapping[str, Any], label: str = "") -> None:
         self.id = run_id(content)
-        self.path = root / self.id
+        self.path = root / f"{label}{self.id}"
         self._content = dict(content)
 
     def open(self) -> None:

@@ -1,0 +1,93 @@
+"""The command lines of demo and laboratory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.interval import Share
+from .demo import DemoSettings, run_demo
+from .laboratory import METHODS, run_laboratory, table_of, trials
+from .network import load_base
+from .taste import DEFAULT_TASTE, TASTES, taste
+
+
+def add_arguments(commands: Any) -> None:
+    """Adds ``demo`` and ``laboratory`` to the subcommands."""
+    parser = commands.add_parser(
+        "demo", help="train a LoRA on a taste and compare", description=_TASTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = DemoSettings()
+    parser.add_argument("--taste", default=DEFAULT_TASTE, help=f"default: {DEFAULT_TASTE}")
+    parser.add_argument("--out", type=Path, default=Path("dpo_demo"), help="folder for the results")
+    parser.add_argument("--pairs", type=int, default=defaults.pairs, help="pairs to learn from")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="training steps")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.set_defaults(run=_demo)
+    laboratory = commands.add_parser("laboratory", help="judge methods side by side")
+    laboratory.add_argument("--taste", default=DEFAULT_TASTE)
+    laboratory.add_argument("--out", type=Path, default=Path("dpo_laboratory"))
+    laboratory.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD")
+    laboratory.add_argument("--pairs", nargs="+", type=int, default=[16, 64])
+    laboratory.add_argument("--flipped", nargs="+", type=float, default=[0.0])
+    laboratory.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    laboratory.add_argument("--steps", type=int, default=defaults.steps)
+    laboratory.add_argument("--judged", type=int, default=defaults.judged)
+    laboratory.set_defaults(run=_laboratory)
+
+
+_TASTES = "Tastes:\n" + "\n".join(f"  {t.name:14} prefers {t.wish}" for t in TASTES.values())
+
+
+def _demo(options: argparse.Namespace) -> None:
+    liked = taste(options.taste)
+    wrong = [name for name in ("pairs", "steps") if getattr(options, name) < 1]
+    if wrong:
+        raise ValueError(f"--{' and --'.join(wrong)} must be 1 or more.")
+    settings = DemoSettings(pairs=options.pairs, steps=options.steps, seed=options.seed)
+    sys.stdout.write(f"Learning a taste that prefers {liked.wish}.\n")
+    outcome = run_demo(liked, options.out, settings, _Bar())
+    share = Share(**outcome.result["win_rate"])
+    sys.stdout.write(
+        f"\nWin rate against the base model: {share} of {share.trials} held-out pictures\n"
+        f"Reward: {outcome.result['reward']:+.2f} standard deviations\n"
+        f"Drift: {outcome.result['drift']:.2f} (the base model's own pictures: 1)\n\n"
+        f"Pictures: {outcome.folder / 'before_and_after.png'}\n"
+        f"Report:   {outcome.folder / 'report.html'}\n"
+        f"LoRA:     {outcome.folder / 'lora.safetensors'}\n"
+    )
+
+
+def _laboratory(options: argparse.Namespace) -> None:
+    wanted = trials(
+        options.methods, options.pairs, options.flipped, options.seeds, options.steps,
+        options.judged,
+    )
+    rows = run_laboratory(load_base(), taste(options.taste), wanted, options.out, _Bar())
+    sys.stdout.write(f"\n{table_of(rows)}\nPlot: {options.out / 'plot.png'}\n")
+
+
+class _Bar:
+    """One line per stage: redrawn on a terminal, written once it is done elsewhere."""
+
+    WIDTH = 32
+
+    def __init__(self) -> None:
+        self._stage, self._start = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._stage, self._start = stage, time.monotonic()
+        live = sys.stdout.isatty()
+        if not live and done < total:
+            return
+        filled = self.WIDTH * done // total
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        seconds = time.monotonic() - self._start
+        line = f"{stage:17} [{bar}] {done}/{total}  {seconds:4.0f} s"
+        sys.stdout.write(("\r" if live else "") + line + ("\n" if done >= total else ""))
+        sys.stdout.flush()
