@@ -43,5 +43,5 @@ class ObjectiveNode(io.ComfyNode):
     ) -> io.NodeOutput:
         objective = ObjectiveSettings(loss, beta, label_smoothing, supervised_mix)
         if problems := objective.problems():
-            raise ValueError("\n".join(problems))
+            raise ValueError("This objective cannot be used:\n- " + "\n- ".join(problems))
         return io.NodeOutput(objective)

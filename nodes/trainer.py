@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..dpo_core.evaluation.chart import draw_chart
+from ..dpo_core.pairs.record import counted
 from ..dpo_core.run import TrainSettings
 from ..dpo_core.training.adapter import AdapterSettings
 from ..dpo_core.training.dataset import EncodedPairs
@@ -105,10 +107,6 @@ class TrainerNode(io.ComfyNode):
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
     ) -> io.NodeOutput:
-        if dataset is None:
-            raise ValueError("Connect a dataset: the pairs to learn from.")
-        if problems := model_problems(model):
-            raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
             optimizer=OptimizerSettings(learning_rate=learning_rate),
@@ -119,19 +117,21 @@ class TrainerNode(io.ComfyNode):
             seed=seed,
         )
         adapter = AdapterSettings(rank, alpha)
+        problems = model_problems(model) + settings.problems() + adapter.problems()
         with torch.inference_mode(False), torch.no_grad():
-            origin, said = _origin(model, existing_lora, continue_from)
+            with _noted(problems):
+                origin, said = _origin(model, existing_lora, continue_from)
+            with _noted(problems):
+                shaped = _shaped(dataset, model)
+            if problems:
+                raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
             if continue_from is not None:
                 adapter = continue_from.adapter
-            shaped = model_shaped(
-                dataset.training(), model.get_model_object("latent_format"),
-                type(model.model).__name__,
-            )
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin
             )
         said.append(f"{len(shaped)} pairs, run {trainer.run.id}")
-        if held_out := len(dataset) - len(shaped):
+        if held_out := (0 if dataset is None else len(dataset)) - len(shaped):
             said.append(f"{held_out} pairs are kept for validation and not trained on")
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
 
@@ -148,7 +148,9 @@ class TrainStepsNode(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                Trainer.Input("trainer"),
+                Trainer.Input(
+                    "trainer", tooltip="From Trainer, or from other Train Steps to go on from."
+                ),
                 io.Int.Input(
                     "steps", default=200, min=1, max=1_000_000,
                     tooltip="Updates to do now. About 20 looks at every pair are a good start: "
@@ -171,6 +173,9 @@ class TrainStepsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, trainer: TrainerValue, steps: int, min_pairs: int) -> io.NodeOutput:
+        numbers = {"steps": steps, "min_pairs": min_pairs}
+        if problems := [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]:
+            raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
         progress = Progress(steps, cls.hidden.unique_id)
         if len(trainer.dataset) < min_pairs:
             line = f"{len(trainer.dataset)} of {min_pairs} pairs so far: not training yet."
@@ -193,7 +198,23 @@ def loss_map(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """Every metric's history by name, and ``loss``, the name ComfyUI's own nodes read."""
     names = sorted({name for row in rows for name in row} - {"step"})
     curves = {name: [row[name] for row in rows if name in row] for name in names}
-    return {"loss": curves["loss/dpo"], **curves}
+    return {"loss": curves.get("loss/dpo", []), **curves}
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    """What is wrong inside joins ``problems``, so that the person hears of everything at once."""
+    try:
+        yield
+    except ValueError as error:
+        problems.append(str(error))
+
+
+def _shaped(dataset: EncodedPairs | None, model: Any) -> EncodedPairs:
+    if dataset is None:
+        raise ValueError("No dataset is connected: connect the pairs to learn from.")
+    name = type(model.model.model_config).__name__
+    return model_shaped(dataset.training(), model.get_model_object("latent_format"), name)
 
 
 def _origin(
@@ -227,18 +248,23 @@ def _origin(
 
 
 def _summary(trained: Trained) -> str:
-    last = trained.rows[-10:]
+    # A skipped step has no loss or no gradient: numbers that are not finite are not logged.
+    done = [row for row in trained.rows if "loss/dpo" in row and "grad_norm" in row]
+    last = done[-10:]
 
     def mean(name: str) -> float:
-        return sum(row[name] for row in last) / len(last)
+        return sum(row[name] for row in last) / max(1, len(last))
 
     verb = "found in" if trained.found else "kept in"
-    return (
-        f"{trained.trainer.step} steps. Over the last {len(last)}: loss {mean('loss/dpo'):.4f}, "
-        f"accuracy {mean('dpo/accuracy'):.2f}, prediction changed by "
+    line = (
+        f"{counted(trained.trainer.step, 'step')}. Over the last {len(last)}: loss "
+        f"{mean('loss/dpo'):.4f}, accuracy {mean('dpo/accuracy'):.2f}, prediction changed by "
         f"{100 * mean('prediction_change') ** 0.5:.2f} %. The run is {verb} "
         f"{trained.trainer.run.path}."
     )
+    if skipped := len(trained.rows) - len(done):
+        line += f" {counted(skipped, 'step')} without a finite result changed nothing."
+    return line
 
 
 def _chart(trained: Trained) -> Tensor:

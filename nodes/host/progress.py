@@ -19,12 +19,12 @@ class Progress:
 
     def __init__(self, total: int, node_id: str | None) -> None:
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
-        self._total, self._node = total, node_id
+        self.total, self._node = total, node_id
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        self._bar.update_absolute(done, self._total)
+        self._bar.update_absolute(done, self.total)
         self.say(
-            f"{done}/{self._total}  loss {metrics['loss/dpo']:.4f}  accuracy "
+            f"{done}/{self.total}  loss {metrics['loss/dpo']:.4f}  accuracy "
             f"{metrics['dpo/accuracy']:.2f}  margin {metrics['dpo/reward_margin']:.2e}"
         )
 

@@ -14,6 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder
@@ -218,9 +219,10 @@ def _train(trainer: Trainer, target: int, progress: Progress) -> None:
         if reports:
             kept = _keep(trainer, reports[-1].state())
             progress.say(kept, log=True)
-        if isinstance(error, (TrainingError, OSError)):
-            raise TrainingError(f"{error} {kept}".strip()) from error
         if not comfy.model_management.is_oom(error):
+            if isinstance(error, (TrainingError, OSError, RuntimeError)):
+                reason = _reason(error, bool(reports))
+                raise TrainingError(f"{reason} {kept}".strip()) from error
             raise
     # Outside the handler, whose traceback would keep the failed step's tensors alive.
     comfy.model_management.unload_all_models()
@@ -250,7 +252,20 @@ def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepRe
         ):
             reports[:] = [report]
             trainer.run.append_metrics(report.step, report.metrics)
-            progress.step(report.step - trainer.step, report.metrics)
+            progress.step(progress.total - (target - report.step), report.metrics)
+
+
+def _reason(error: Exception, began: bool) -> str:
+    if isinstance(error, TrainingError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"Writing the results failed: {error}. Make room and run again."
+    if began:
+        return str(error)
+    return (
+        "The model cannot work with these pairs; nothing was trained. Encode them with the VAE "
+        f"and the text encoder that belong to this model. (The model says: {error})"
+    )
 
 
 def _keep(trainer: Trainer, state: TrainState) -> str:
@@ -263,10 +278,10 @@ def _keep(trainer: Trainer, state: TrainState) -> str:
         path = Path(folder_paths.get_output_directory()) / "loras" / "dpo" / f"{name}.safetensors"
         save_lora(path, lora, metadata_of(reached, lora, name))
     except OSError as error:
-        return f"The {state.step} steps done could not be saved: {error}."
+        return f"What was learned in {counted(state.step, 'step')} could not be saved: {error}."
     return (
-        f"The {state.step} steps done are kept: LoRA {path}; run again to go on from there "
-        f"({trainer.run.path})."
+        f"What was learned in {counted(state.step, 'step')} is kept: LoRA {path}; run again to "
+        f"go on from there ({trainer.run.path})."
     )
 
 
@@ -277,7 +292,8 @@ def _check_room(trainer: Trainer, trained: TrainedModel) -> None:
     if free < needed:
         raise TrainingError(
             f"There is no room for the results: {needed / 2**20:.0f} MB are needed in "
-            f"{trainer.run.path}, {free / 2**20:.0f} MB are free. Nothing was trained."
+            f"{trainer.run.path}, {free / 2**20:.0f} MB are free. Nothing was trained. Make room "
+            "and run again."
         )
 
 
