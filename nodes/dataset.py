@@ -26,7 +26,7 @@ class EncodePairs(io.ComfyNode):
             description="Turns images into latents and prompts into conditioning, once, before "
             "training.",
             inputs=[
-                Pairs.Input("pairs"),
+                Pairs.Input("pairs", tooltip="Chosen and rejected images with their prompts."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.Float.Input(
@@ -86,7 +86,9 @@ class DatasetFromLatents(io.ComfyNode):
         positive: list[list[Conditioning]],
     ) -> io.NodeOutput:
         better, worse = _single_latents(chosen), _single_latents(rejected)
-        entries = [entry for conditioning in positive for entry in conditioning]
+        entries = [
+            one for conditioning in positive for entry in conditioning for one in _single(entry)
+        ]
         if problems := _problems(better, worse, entries, chosen + rejected):
             raise ValueError("These latents cannot be paired:\n- " + "\n- ".join(problems))
         with torch.inference_mode(False), torch.no_grad():
@@ -96,8 +98,30 @@ class DatasetFromLatents(io.ComfyNode):
         return io.NodeOutput(dataset)
 
 
+def _size(latent: Tensor) -> str:
+    height, width = latent.shape[-2:]
+    return f"{latent.shape[0]} channels of {width} x {height}"
+
+
 def _single_latents(latents: list[dict[str, Any]]) -> list[Tensor]:
     return [one for latent in latents for one in latent["samples"]]
+
+
+def _single(entry: Conditioning) -> list[Conditioning]:
+    """The prompts of a conditioning that holds a batch of them, one entry for each."""
+    context, options = entry
+    size = context.shape[0]
+    if size == 1:
+        return [entry]
+
+    def row(value: Any, i: int) -> Any:
+        batched = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
+        return value[i : i + 1] if batched else value
+
+    return [
+        [row(context, i), {key: row(value, i) for key, value in options.items()}]
+        for i in range(size)
+    ]
 
 
 def _problems(
@@ -120,8 +144,8 @@ def _problems(
     for i, (a, b) in enumerate(zip(better, worse, strict=False), 1):
         if a.shape != b.shape:
             found.append(
-                f"Pair {i}: chosen is {tuple(a.shape)}, rejected {tuple(b.shape)}. Both must have "
-                "the same size; nothing is resized."
+                f"Pair {i}: chosen is {_size(a)}, rejected {_size(b)}. Crop or scale both images "
+                "to one size before they are encoded."
             )
         elif torch.equal(a, b):
             found.append(f"Pair {i}: chosen and rejected are the same.")

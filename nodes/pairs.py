@@ -53,7 +53,9 @@ class LoadPairFolder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_: Any) -> str:
+    def fingerprint_inputs(cls, folder: str | None, **_: Any) -> str | float:
+        if folder is None:  # linked: which folder it is, is not known before the node runs
+            return float("nan")
         try:
             return folder_manifest(readable_folder(folder))
         except (FolderNotAllowed, PairError, OSError) as error:
@@ -115,11 +117,15 @@ class PairsFromImages(io.ComfyNode):
             if a.shape != b.shape:
                 problems.append(PairProblem(
                     f"Chosen image is {_size(a)}, rejected {_size(b)}", where,
-                    "Both images of a pair must have the same size; nothing is resized.",
+                    "Crop or scale both images of a pair to one size.",
                 ))
                 continue
-            pair = Pair(text, Picture.from_pixels(a.cpu().numpy()),
-                        Picture.from_pixels(b.cpu().numpy()), source="graph")
+            try:
+                pair = Pair(text, Picture.from_pixels(a.cpu().numpy()),
+                            Picture.from_pixels(b.cpu().numpy()), source="graph")
+            except PairError as error:
+                problems += [PairProblem(p.what, where, p.fix) for p in error.problems]
+                continue
             if pair.chosen == pair.rejected:
                 problems.append(PairProblem(
                     "Chosen and rejected are the same image",
@@ -140,7 +146,10 @@ class JoinPairs(io.ComfyNode):
             display_name="Join Pairs (DPO)",
             category=CATEGORY,
             description="Puts two sets of pairs together. The same pair in both counts once.",
-            inputs=[Pairs.Input("pairs_a"), Pairs.Input("pairs_b")],
+            inputs=[
+                Pairs.Input("pairs_a", tooltip="These come first."),
+                Pairs.Input("pairs_b", tooltip="Those of these that are not in pairs_a follow."),
+            ],
             outputs=[Pairs.Output(display_name="pairs")],
         )
 
