@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.lora_check import check_saved
 from .host.training import Trainer as TrainerValue
-from .host.training import metadata_of
+from .host.training import lora_of, metadata_of
 from .types import CATEGORY, Lora, Trainer
 
 
@@ -61,7 +62,7 @@ class SaveLora(io.ComfyNode):
             "Files in output/loras appear in every LoRA loader.",
             is_output_node=True,
             inputs=[
-                Lora.Input("lora"),
+                Lora.Input("lora", tooltip="From Train Steps, or a LoRA that was loaded."),
                 io.String.Input(
                     "filename_prefix", default="loras/dpo",
                     tooltip="Folder and name below ComfyUI's output folder; a number is added.",
@@ -82,26 +83,57 @@ class SaveLora(io.ComfyNode):
         filename_prefix: str,
         trainer: TrainerValue | None = None,
     ) -> io.NodeOutput:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = _free(Path(folder), name, counter)
         with torch.inference_mode(False), torch.no_grad():
-            metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
+            if trainer is not None:
+                _refuse_strangers(lora, trainer)
             try:
+                path = _free_path(filename_prefix)
+                metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
                 save_lora(path, lora, metadata)
             except OSError as error:
                 raise ValueError(
-                    f"The LoRA could not be written to {path}: {error}. Nothing half-written is "
-                    "left; make room or choose another folder and run again."
+                    f"The LoRA could not be saved: {error}. Nothing half-written is left. Make "
+                    "room or choose another folder and run again: what was trained is found again."
                 ) from error
             report = check_saved(path, lora, None if trainer is None else trainer.patcher)
         line = f"Saved {path}. {report}"
         return io.NodeOutput(str(path), ui={"text": [line]})
 
 
-def _free(folder: Path, name: str, counter: int) -> Path:
-    """The next name not taken; the host counts pictures, and other tools count otherwise."""
-    while (path := folder / f"{name}_{counter:05}_.safetensors").exists():
+def _refuse_strangers(lora: Mapping[str, Tensor], trainer: TrainerValue) -> None:
+    """Settings and results of a training belong only into the file of what it trained."""
+    state = trainer.state()
+    trained = {} if state is None else lora_of(trainer, state)
+    same = lora.keys() == trained.keys() and all(
+        torch.equal(lora[name].cpu(), trained[name].cpu()) for name in trained
+    )
+    if not same:
+        raise ValueError(
+            "The LoRA is not what this trainer has trained. Connect lora and trainer to the same "
+            "Train Steps node, or leave trainer unconnected."
+        )
+
+
+def _free_path(prefix: str) -> Path:
+    """The next free name that the host's naming gives.
+
+    Raises:
+        ValueError: the prefix leads out of the output folder, or names no file.
+        OSError: its folder cannot be made.
+    """
+    output = folder_paths.get_output_directory()
+    folder, name = os.path.split(prefix)
+    if not folder_paths.is_within_directory(output, os.path.join(output, folder)):
+        raise ValueError(
+            f"filename_prefix {prefix!r} leads out of ComfyUI's output folder. Give a folder and a "
+            "name below it, such as loras/dpo."
+        )
+    if name.strip() in ("", ".", ".."):
+        raise ValueError(
+            f"filename_prefix {prefix!r} has no name at its end. Give one, such as loras/dpo."
+        )
+    place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
+    # The host counts pictures, and other tools count otherwise.
+    while (path := Path(place) / f"{name}_{counter:05}_.safetensors").exists():
         counter += 1
     return path
