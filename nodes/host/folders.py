@@ -34,19 +34,28 @@ def readable_folder(text: str) -> Path:
     roots = _roots()
     given = Path(text).expanduser() if _listens_only_locally() else Path(text)
     candidates = [given] if given.is_absolute() else [root / given for root in roots]
-    resolved = [candidate.resolve() for candidate in candidates]
+    try:
+        resolved = [candidate.resolve() for candidate in candidates]
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a loop of links
+        raise FolderNotAllowed(f"{text!r} is no folder's name: {error}.") from error
     allowed = [
         path for path in resolved
         if (given.is_absolute() and _listens_only_locally())
         or any(path == root or root in path.parents for root in roots)
     ]
-    if not allowed:
-        raise FolderNotAllowed(f"{text} may not be read. {READABLE}")
     for path in allowed:
         if path.is_dir():
             return path
+    if not allowed or any(path.is_dir() for path in resolved):
+        raise FolderNotAllowed(
+            f"{text} may not be read: it leads out of the folders that are open to this node. "
+            f"Give one of these: {READABLE[0].lower()}{READABLE[1:]}"
+        )
     looked = ", ".join(map(str, allowed))
-    raise FolderNotAllowed(f"There is no folder {text}. Looked for: {looked}.")
+    raise FolderNotAllowed(
+        f"There is no folder {text}. Looked for: {looked}. Check the name, or give the folder in "
+        "full."
+    )
 
 
 def _roots() -> list[Path]:
