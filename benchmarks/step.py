@@ -39,7 +39,11 @@ class LiveBytes(TorchDispatchMode):
         self._seen: dict[int, int] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         given = {
             leaf.untyped_storage()._cdata

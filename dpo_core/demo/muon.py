@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two or more dimensions; convolutions count as (out, in * height * width)."""
+    """For parameters of two or more dimensions; convolutions are (out, in * rows * columns)."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures
         """Update every parameter from its gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -164,7 +164,8 @@ class FlowNetwork(nn.Module):
         low = _first(tokens.view(low.shape))
         mid = self.mid_out(mid + F.pixel_shuffle(self.up_mid(low), 2), condition)
         high = self.high_out(high + F.pixel_shuffle(self.up_high(mid), 2), condition)
-        return F.pixel_shuffle(self.leave(_first(F.silu(self.norm_leave(_last(high), condition)))), 2)
+        high = _first(F.silu(self.norm_leave(_last(high), condition)))
+        return F.pixel_shuffle(self.leave(high), 2)
 
     def _condition(self, sigma: Tensor, prompts: Tensor) -> Tensor:
         words = [word(prompts[:, i]) for i, word in enumerate(self.words)]

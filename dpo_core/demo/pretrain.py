@@ -3,7 +3,8 @@
 ``python -m dpo_core.demo.pretrain --seed 0 --out weights.safetensors``
 
 Draws pictures, trains ``FlowNetwork`` on them by flow matching and writes the averaged weights in
-float16, every 200 updates and at the end. On a CPU the result is a function of the settings, the torch build and the thread count.
+float16, every 200 updates and at the end. On a CPU the result is a function of the settings, the
+torch build and the thread count.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def pretrain(
     optimizers = _optimizers(model, settings)
     peaks = (settings.learning_rate, settings.adam_rate)
     for step in range(settings.steps):
-        for optimizer, peak in zip(optimizers, peaks):
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * _rate(step, settings)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         rows = torch.randint(len(pictures), (settings.batch_size,), generator=generator)

@@ -44,7 +44,8 @@ def lively(seed: int = 0) -> FlowNetwork:
 
 def test_a_new_network_guesses_one_grey_and_learns_through_every_weight() -> None:
     model = FlowNetwork(TINY)
-    x, sigma, words = torch.randn(2, 3, 64, 64), torch.tensor([0.3, 0.9]), encode_prompts(["a tree", ""])
+    x, sigma = torch.randn(2, 3, 64, 64), torch.tensor([0.3, 0.9])
+    words = encode_prompts(["a tree", ""])
     with torch.no_grad():
         guess = x - sigma[:, None, None, None] * model(x, sigma, words)
     assert torch.allclose(guess[0], guess[1], atol=1e-4)

@@ -68,8 +68,8 @@ def random_lora(patcher: Any, rank: int) -> dict[str, torch.Tensor]:
     """A LoRA on a few attention layers, strong enough to matter."""
     generator = torch.Generator().manual_seed(7)
     state = patcher.model.state_dict()
-    layers = [k[: -len(".weight")] for k, w in state.items() if k.endswith(".weight") and w.ndim == 2]
-    layers = [name for name in layers if "attn" in name]
+    matrices = [name for name, weight in state.items() if weight.ndim == 2 and "attn" in name]
+    layers = [name.removesuffix(".weight") for name in matrices if name.endswith(".weight")]
     lora = {}
     for name in layers:
         out_features, in_features = state[f"{name}.weight"].shape
@@ -105,8 +105,7 @@ def train(
     )
     with session.training_session(trained):
         denoiser = pack("nodes.host.denoiser").HostDenoiser(trained.patcher)
-        for report in run.train(denoiser, trained.adapter, dataset, settings, 10):
-            pass
+        *_, report = run.train(denoiser, trained.adapter, dataset, settings, 10)
         state, alphas = report.state(), trained.adapter.alphas()
     return pack("dpo_core.saving.lora_file").lora_tensors(state.adapter, alphas), report.metrics
 

@@ -129,7 +129,8 @@ def random_pairs(kind: str, count: int = 2, tokens: tuple[int, ...] = (7,), size
     dataset = pack_module("dpo_core.training.dataset")
     pairs = []
     for i in range(count):
-        chosen, rejected = (random_latents(kind, 1, size, seed=2 * i + s)[0].clone() for s in (0, 1))
+        seeds = (2 * i, 2 * i + 1)
+        chosen, rejected = (random_latents(kind, 1, size, seed=s)[0].clone() for s in seeds)
         entry = prompt(kind, 10 + i, tokens[i % len(tokens)])
         pairs.append(dataset.EncodedPair(chosen, rejected, entry, key=f"pair {i}"))
     return dataset.EncodedPairs(tuple(pairs))
