@@ -31,15 +31,16 @@ def with_another_lora(patcher: ModelPatcher, kind: str) -> ModelPatcher:
 def train(run: Training, kind: str, previews: list[ModelPatcher]) -> tuple[Tensor, list[Tensor]]:
     """All parameters after training, and what the previews between the steps showed."""
     shown = []
-    for report in steps(run, random_pairs(kind), STEPS):
+    for report in steps(run, random_pairs(kind), STEPS, grad_accumulation_steps=1):
         if report.step < STEPS:
             shown += [sample(patcher, kind) for patcher in previews]
     parameters = run.adapter.parameters().values()
     return torch.cat([p.detach().flatten().clone() for p in parameters]), shown
 
 
-@pytest.mark.parametrize("state", LOAD_STATES)
-@pytest.mark.parametrize("kind", ["sd3", "flux_guidance"])
+@pytest.mark.parametrize(
+    ("kind", "state"), [("sd3", state) for state in LOAD_STATES] + [("flux_guidance", "resident")]
+)
 def test_previews_show_the_users_models_and_training_goes_on(kind: str, state: str) -> None:
     with load_state(state, kind, with_upstream_loras(kind)) as (patcher, _):
         bare = sample(tiny_patcher(kind), kind)
