@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +44,18 @@ def sd15_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def comfy_server(
     sd15_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
-    """A running ComfyUI with the pack and `sd15_checkpoint.name` in models/checkpoints."""
+    """A running ComfyUI with the pack and `sd15_checkpoint.name` in models/checkpoints.
+
+    The nodes of `hostkit/node_pack` are there, too.
+    """
     from hostkit.server import ComfyServer
 
     assert CHECKOUT is not None
     server = ComfyServer(CHECKOUT, tmp_path_factory.mktemp("comfyui"), "comfyui-dpo.test-1")
+    shutil.copytree(
+        Path(__file__).parents[1] / "hostkit" / "node_pack",
+        server.base_dir / "custom_nodes" / "dpo-test-nodes",
+    )
     link = server.base_dir / "models" / "checkpoints" / sd15_checkpoint.name
     link.symlink_to(sd15_checkpoint)
     with server:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,7 +25,10 @@ from typing import Any
 import aiohttp
 
 from hostkit.checkout import PACK_ROOT
-from hostkit.workflows import Prompt
+from hostkit.workflows import Prompt, node
+
+_TEXT = 3
+"""The binary websocket message that holds a line for a node."""
 
 # What a published pack leaves out, and what no copy should carry along.
 _NOT_INSTALLED = shutil.ignore_patterns(
@@ -138,7 +142,8 @@ class ComfyServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.base_dir,
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                # Two threads of OpenMP on busy cores wait for each other more than they compute.
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -176,6 +181,11 @@ class ComfyServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    @property
+    def process_id(self) -> int | None:
+        """None while the server is stopped."""
+        return None if self._process is None else self._process.pid
 
     @property
     def url(self) -> str:
@@ -272,6 +282,23 @@ class ComfyServer:
     def interrupt(self) -> None:
         """What the Stop button does."""
         assert self.post("/interrupt", {}).status == 200
+
+    def free(self) -> None:
+        """Unload all models and forget all cached outputs, as the front end's button does."""
+        assert self.post("/free", {"unload_models": True, "free_memory": True}).status == 200
+        # It happens when the worker has ended a prompt, and before it takes the next one.
+        pixel = node("EmptyImage", width=1, height=1, batch_size=1, color=0)
+        self.queue({"image": pixel, "preview": node("PreviewImage", images=["image", 0])})
+
+    def texts(self, node_id: str) -> list[str]:
+        """The lines shown on a node so far, over all prompts."""
+        assert self._listener is not None
+        found = []
+        for message in list(self._listener.previews):
+            kind, length = struct.unpack_from(">II", message)
+            if kind == _TEXT and message[8 : 8 + length].decode() == node_id:
+                found.append(message[8 + length :].decode())
+        return found
 
     def image(self, record: Mapping[str, str]) -> bytes:
         """The file behind one entry of an `images` output."""

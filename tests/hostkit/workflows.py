@@ -46,3 +46,94 @@ def text_to_image(
         "decode": node("VAEDecode", samples=["sampler", 0], vae=["checkpoint", 2]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="tiny/image"),
     }
+
+
+def encoded_folder(checkpoint: str, folder: str) -> Prompt:
+    """A pair folder as a dataset. The ids are names: checkpoint, pairs, dataset."""
+    return {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
+        "pairs": node(
+            "DPOLoadPairFolder",
+            folder=folder,
+            chosen_pattern="chosen/{}",
+            rejected_pattern="rejected/{}",
+            on_problem="error",
+        ),
+        "dataset": encoding(["pairs", 0]),
+    }
+
+
+def encoding(pairs: list[Any], megapixels: float = 0.0) -> dict[str, Any]:
+    """DPOEncodePairs with the models of `checkpoint`."""
+    return node(
+        "DPOEncodePairs",
+        pairs=pairs,
+        vae=["checkpoint", 2],
+        clip=["checkpoint", 1],
+        megapixels=megapixels,
+        guidance=3.5,
+    )
+
+
+def trainer(**inputs: Any) -> dict[str, Any]:
+    """DPOTrainer on `checkpoint` and `dataset`, small and fast; `inputs` replace and add."""
+    settings: dict[str, Any] = {
+        "model": ["checkpoint", 0],
+        "dataset": ["dataset", 0],
+        "rank": 2,
+        "alpha": 2.0,
+        "learning_rate": 1e-3,
+        "batch_size": 1,
+        "grad_accumulation_steps": 1,
+        "execution_mode": "sequential",
+        "shared_noise": True,
+        "gradient_checkpointing": False,
+        "seed": 0,
+    }
+    return node("DPOTrainer", **(settings | inputs))
+
+
+def training(checkpoint: str, folder: str, steps: int, **trainer_inputs: Any) -> Prompt:
+    """A pair folder to a LoRA: `encoded_folder` with trainer and steps."""
+    return {
+        **encoded_folder(checkpoint, folder),
+        "trainer": trainer(**trainer_inputs),
+        "steps": train_steps("trainer", steps),
+    }
+
+
+def train_steps(before: str, steps: int, min_pairs: int = 1) -> dict[str, Any]:
+    """DPOTrainSteps after the trainer or the steps of id `before`."""
+    return node("DPOTrainSteps", trainer=[before, 0], steps=steps, min_pairs=min_pairs)
+
+
+def sampled(model: list[Any], prefix: str, detour: int = 0) -> Prompt:
+    """Latents sampled from a MODEL, saved as they are. The ids begin with `prefix`.
+
+    Every `detour` adds a node that changes nothing: the same latents, computed anew instead of
+    taken from the host's cache.
+    """
+    nodes: Prompt = {
+        f"{prefix}_text": node("CLIPTextEncode", text="a warm sky", clip=["checkpoint", 1]),
+        f"{prefix}_0": node("EmptyLatentImage", width=32, height=32, batch_size=1),
+    }
+    for i in range(detour):
+        before = [f"{prefix}_{i}", 0]
+        nodes[f"{prefix}_{i + 1}"] = node("RepeatLatentBatch", samples=before, amount=1)
+    nodes[f"{prefix}_sampler"] = node(
+        "KSampler",
+        model=model,
+        positive=[f"{prefix}_text", 0],
+        negative=[f"{prefix}_text", 0],
+        latent_image=[f"{prefix}_{detour}", 0],
+        seed=1,
+        steps=2,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
+    nodes[f"{prefix}_save"] = node(
+        "SaveLatent", samples=[f"{prefix}_sampler", 0], filename_prefix=f"latents/{prefix}"
+    )
+    return nodes

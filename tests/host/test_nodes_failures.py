@@ -1,0 +1,243 @@
+"""Stop, a full card, a full disk, broken numbers: what is kept, what is said, what follows."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hostkit.pair_folder import write_pairs
+from hostkit.server import ComfyServer, RunResult
+from hostkit.workflows import Prompt, node, sampled, training
+from safetensors.torch import load_file
+from torch import Tensor
+
+KEPT = re.compile(
+    r"What was learned in (\d+) steps? is kept: LoRA (\S+\.safetensors); run again to go on "
+    r"from there \((\S+)\)\."
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(comfy_server: ComfyServer) -> None:
+    write_pairs(comfy_server.base_dir / "input" / "failures", 4)
+
+
+def failing(
+    checkpoint: str, failure: str, first: int, times: int, steps: int, seed: int
+) -> Prompt:
+    """Training on a model that fails. A step is two passes: the reference's, the policy's."""
+    prompt = training(
+        checkpoint,
+        "failures",
+        steps,
+        model=["broken", 0],
+        execution_mode="full_concurrent",
+        seed=seed,
+    )
+    prompt["broken"] = node(
+        "TestFailingModel", model=["checkpoint", 0], failure=failure, first=first, times=times
+    )
+    return prompt
+
+
+def bare_latents(server: ComfyServer, checkpoint: str, detour: int) -> Tensor:
+    """Sampled from the user's model as it is now."""
+    load: Prompt = {"checkpoint": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
+    result = server.queue(load | sampled(["checkpoint", 0], "bare", detour))
+    assert result.status == "success", result.error
+    assert "bare_sampler" in result.executed
+    (record,) = result.outputs["bare_save"]["latents"]
+    path = server.base_dir / "output" / record["subfolder"] / record["filename"]
+    return load_file(path)["latent_tensor"]
+
+
+def kept(text: str) -> tuple[int, Path, Path]:
+    """Steps, LoRA file and run folder that a message names."""
+    match = KEPT.search(text)
+    assert match is not None, text
+    return int(match[1]), Path(match[2]), Path(match[3])
+
+
+def changed(path: Path) -> bool:
+    return any(
+        bool(tensor.any()) for name, tensor in load_file(path).items() if "lora_B" in name
+    )
+
+
+def error_of(result: RunResult) -> str:
+    assert result.status == "error"
+    return result.error
+
+
+def test_stop_keeps_the_steps_done_and_the_next_run_goes_on_to_the_same_result(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    before = bare_latents(comfy_server, sd15_checkpoint.name, 0)
+    prompt = training(sd15_checkpoint.name, "failures", 400, seed=31)
+    prompt["save"] = node("SaveLoRA", lora=["steps", 1], prefix="loras/failures/stopped")
+    prompt_id = comfy_server.submit(prompt)
+    comfy_server.wait_for_event("progress", prompt_id=prompt_id, node="steps")
+    seen = len(comfy_server.texts("steps"))
+    comfy_server.interrupt()
+    stopped = time.monotonic()
+    result = comfy_server.wait(prompt_id, timeout=60)
+    assert result.status == "interrupted"
+    assert time.monotonic() - stopped < 30
+    lines = comfy_server.texts("steps")
+    steps, lora, run = kept(lines[-1])
+    # Obeyed within a step: at most the one in progress, and one that ended meanwhile, came after.
+    assert len([line for line in lines[seen:] if "/400" in line]) <= 2
+    assert f"DPO: {lines[-1]}" in comfy_server.log()
+    assert lora.parent == comfy_server.base_dir / "output" / "loras" / "dpo"
+    assert lora.is_file() and (steps == 1 or changed(lora))
+    assert (run / f"step_{steps:08d}.safetensors").is_file()
+    assert torch.equal(bare_latents(comfy_server, sd15_checkpoint.name, 1), before)
+
+    prompt["steps"]["inputs"]["steps"] = steps + 1
+    gone_on = comfy_server.queue(prompt)
+    assert gone_on.status == "success"
+    assert f"going on from step {steps}, which is on disk" in comfy_server.texts("steps")[-3]
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == steps + 1
+
+    # The step that was broken off has left no trace.
+    for file in run.iterdir():
+        file.unlink()
+    run.rmdir()
+    comfy_server.free()
+    assert comfy_server.queue(prompt).status == "success"
+    folder = comfy_server.base_dir / "output" / "loras" / "failures"
+    in_parts, at_once = (load_file(path) for path in sorted(folder.glob("stopped_*")))
+    assert all(torch.equal(in_parts[name], at_once[name]) for name in at_once)
+
+
+def test_out_of_memory_is_said_plainly_and_the_next_run_works(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    # In the policy's pass of the third step.
+    prompt = failing(sd15_checkpoint.name, "out_of_memory", 5, 1, steps=4, seed=41)
+    result = comfy_server.queue(prompt)
+    message = error_of(result)
+    assert message.startswith("The graphics card ran out of memory. To need less: switch ")
+    assert "ComfyUI can be used at once" in message
+    steps, lora, run = kept(message)
+    assert steps == 2 and changed(lora)
+
+    again = comfy_server.queue(prompt)
+    assert (again.status, again.error) == ("success", "")
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    fresh = bare_latents(comfy_server, sd15_checkpoint.name, 2)
+    assert torch.equal(bare_latents(comfy_server, sd15_checkpoint.name, 3), fresh)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ways"),
+    [
+        (
+            {"execution_mode": "policy_concurrent", "batch_size": 2},
+            "switch gradient_checkpointing on; set execution_mode to sequential; set batch_size "
+            "to 1 and raise grad_accumulation_steps instead; encode the pairs with fewer "
+            "megapixels",
+        ),
+        (
+            {"execution_mode": "sequential", "gradient_checkpointing": True},
+            "encode the pairs with fewer megapixels",
+        ),
+    ],
+)
+def test_out_of_memory_names_the_ways_that_are_left_to_need_less(
+    comfy_server: ComfyServer, sd15_checkpoint: Path, inputs: dict[str, Any], ways: str
+) -> None:
+    prompt = failing(sd15_checkpoint.name, "out_of_memory", 0, 10**6, steps=1, seed=42)
+    prompt["trainer"]["inputs"] |= inputs
+    message = error_of(comfy_server.queue(prompt))
+    assert f"To need less: {ways}." in message
+    assert "kept" not in message
+
+
+def test_a_step_without_finite_numbers_is_skipped_counted_and_passed_over(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = failing(sd15_checkpoint.name, "not_a_number", 2, 2, steps=3, seed=51)
+    prompt["graph"] = node("LossGraphNode", loss=["steps", 2], filename_prefix="loss")
+    result = comfy_server.queue(prompt)
+    assert (result.status, result.error) == ("success", "")
+    (summary,) = result.outputs["steps"]["text"]
+    assert summary.startswith("3 steps. Over the last 2: loss 0.")
+    assert "1 step without a finite result changed nothing." in summary
+
+
+def test_training_stops_after_five_steps_without_finite_numbers(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = failing(sd15_checkpoint.name, "not_a_number", 4, 10**6, steps=50, seed=52)
+    message = error_of(comfy_server.queue(prompt))
+    assert "not a finite number for 5 steps in a row" in message
+    assert "lower learning rate" in message
+    steps, lora, _ = kept(message)
+    assert steps == 6
+    # What is kept is the LoRA of the second step, the last that changed it.
+    good = training(
+        sd15_checkpoint.name, "failures", 2, execution_mode="full_concurrent", seed=52
+    )
+    good["save"] = node("SaveLoRA", lora=["steps", 1], prefix="loras/failures/good")
+    assert comfy_server.queue(good).status == "success"
+    (path,) = (comfy_server.base_dir / "output" / "loras" / "failures").glob("good_*")
+    expected, found = load_file(path), load_file(lora)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_model_that_gives_no_numbers_at_all_is_said_so_before_training(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = failing(sd15_checkpoint.name, "not_a_number", 0, 10**6, steps=2, seed=53)
+    message = error_of(comfy_server.queue(prompt))
+    assert "not a finite number before anything was trained" in message
+    assert "kept" not in message
+
+
+@contextmanager
+def full_disk(server: ComfyServer) -> Iterator[None]:
+    """The host cannot write files above 1.5 MB: less than a LoRA of rank 16 here."""
+    import resource
+
+    assert server.process_id is not None
+    limits = resource.prlimit(server.process_id, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process_id, resource.RLIMIT_FSIZE, (1_500_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.process_id, resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process as only Linux can")
+def test_no_room_on_disk_leaves_nothing_half_written(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    output = comfy_server.base_dir / "output"
+    before = set(output.rglob("*"))
+    prompt = training(sd15_checkpoint.name, "failures", 1, rank=16, seed=61)
+    with full_disk(comfy_server):
+        message = error_of(comfy_server.queue(prompt))
+    assert "Make room and run again" in message
+    new = {path.name for path in set(output.rglob("*")) - before if path.is_file()}
+    assert new <= {"settings.json", "metrics.jsonl"}
+
+    assert comfy_server.queue(prompt).status == "success"
+    prompt["save"] = node(
+        "DPOSaveLoRA", lora=["steps", 1], filename_prefix="loras/full/disk", trainer=["steps", 0]
+    )
+    with full_disk(comfy_server):
+        message = error_of(comfy_server.queue(prompt))
+    assert message.startswith("The LoRA could not be saved: ")
+    assert "Nothing half-written is left" in message
+    assert list((output / "loras" / "full").iterdir()) == []
+    assert comfy_server.queue(prompt).status == "success"
+    assert [p.name for p in (output / "loras" / "full").iterdir()] == ["disk_00001_.safetensors"]

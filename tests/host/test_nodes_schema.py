@@ -1,0 +1,147 @@
+"""The nodes as the front end sees them: other people's workflows use these names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hostkit.server import ComfyServer
+
+REQUIRED = object()
+"""Stands for the default of an input that has none: a socket."""
+
+INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
+    "DPOLoadPairFolder": {
+        "folder": ("STRING", ""),
+        "chosen_pattern": ("STRING", "chosen/{}"),
+        "rejected_pattern": ("STRING", "rejected/{}"),
+        "on_problem": ("COMBO", "error"),
+    },
+    "DPOPairsFromImages": {
+        "chosen": ("IMAGE", REQUIRED),
+        "rejected": ("IMAGE", REQUIRED),
+        "prompt": ("STRING", ""),
+    },
+    "DPOJoinPairs": {"pairs_a": ("DPO_PAIRS", REQUIRED), "pairs_b": ("DPO_PAIRS", REQUIRED)},
+    "DPOEncodePairs": {
+        "pairs": ("DPO_PAIRS", REQUIRED),
+        "vae": ("VAE", REQUIRED),
+        "clip": ("CLIP", REQUIRED),
+        "megapixels": ("FLOAT", 0.0),
+        "guidance": ("FLOAT", 3.5),
+    },
+    "DPODatasetFromLatents": {
+        "chosen": ("LATENT", REQUIRED),
+        "rejected": ("LATENT", REQUIRED),
+        "positive": ("CONDITIONING", REQUIRED),
+    },
+    "DPOObjective": {
+        "loss": ("COMBO", "sigmoid"),
+        "beta": ("FLOAT", 5000.0),
+        "label_smoothing": ("FLOAT", 0.0),
+        "supervised_mix": ("FLOAT", 0.0),
+    },
+    "DPOTrainer": {
+        "model": ("MODEL", REQUIRED),
+        "dataset": ("DPO_DATASET", None),
+        "rank": ("INT", 16),
+        "alpha": ("FLOAT", 16.0),
+        "learning_rate": ("FLOAT", 5e-5),
+        "batch_size": ("INT", 1),
+        "grad_accumulation_steps": ("INT", 4),
+        "execution_mode": ("COMBO", "sequential"),
+        "shared_noise": ("BOOLEAN", True),
+        "gradient_checkpointing": ("BOOLEAN", True),
+        "seed": ("INT", 0),
+        "objective": ("DPO_OBJECTIVE", None),
+        "existing_lora": ("LORA_MODEL", None),
+        "continue_from": ("DPO_TRAINER", None),
+    },
+    "DPOTrainSteps": {
+        "trainer": ("DPO_TRAINER", REQUIRED),
+        "steps": ("INT", 200),
+        "min_pairs": ("INT", 4),
+    },
+    "DPOLoadLoRA": {"lora_name": ("COMBO", REQUIRED)},
+    "DPOSaveLoRA": {
+        "lora": ("LORA_MODEL", REQUIRED),
+        "filename_prefix": ("STRING", "loras/dpo"),
+        "trainer": ("DPO_TRAINER", None),
+    },
+}
+"""Type and default of every input; a default of None: the input may be left unconnected."""
+
+OUTPUTS = {
+    "DPOLoadPairFolder": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
+    "DPOPairsFromImages": [("pairs", "DPO_PAIRS")],
+    "DPOJoinPairs": [("pairs", "DPO_PAIRS")],
+    "DPOEncodePairs": [("dataset", "DPO_DATASET")],
+    "DPODatasetFromLatents": [("dataset", "DPO_DATASET")],
+    "DPOObjective": [("objective", "DPO_OBJECTIVE")],
+    "DPOTrainer": [("trainer", "DPO_TRAINER")],
+    "DPOTrainSteps": [
+        ("trainer", "DPO_TRAINER"),
+        ("lora", "LORA_MODEL"),
+        ("loss_map", "LOSS_MAP"),
+        ("steps", "INT"),
+        ("chart", "IMAGE"),
+    ],
+    "DPOLoadLoRA": [("lora", "LORA_MODEL")],
+    "DPOSaveLoRA": [("path", "STRING")],
+}
+OPTIONS = {
+    ("DPOLoadPairFolder", "on_problem"): ["error", "skip"],
+    ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
+}
+OUTPUT_NODES = {"DPOSaveLoRA", "DPOTrainSteps"}
+
+
+def _inputs(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any], bool]]:
+    """Name -> type, options, and whether it may be left unconnected."""
+    found = {}
+    for group in ("required", "optional"):
+        for name, (kind, *options) in info["input"].get(group, {}).items():
+            found[name] = (kind, options[0] if options else {}, group == "optional")
+    return found
+
+
+@pytest.mark.parametrize("node_id", INPUTS)
+def test_inputs_and_outputs_are_those_of_the_contract(
+    comfy_server: ComfyServer, node_id: str
+) -> None:
+    info = comfy_server.object_info(node_id)
+    inputs = _inputs(info)
+    for name, (kind, default) in INPUTS[node_id].items():
+        assert inputs[name][0] == kind, name
+        assert inputs[name][2] == (default is None), name
+        if default not in (None, REQUIRED):
+            assert inputs[name][1]["default"] == default, name
+        if (node_id, name) in OPTIONS:
+            assert inputs[name][1]["options"] == OPTIONS[node_id, name]
+    # Further inputs may follow those of the contract, and must not be needed.
+    assert all(inputs[name][2] for name in inputs.keys() - INPUTS[node_id].keys())
+    named = zip(info["output_name"], info["output"], strict=True)
+    assert list(named) == OUTPUTS[node_id]
+    assert info["output_node"] == (node_id in OUTPUT_NODES)
+    assert info["category"] == "model/training/DPO"
+
+
+@pytest.mark.parametrize("node_id", INPUTS)
+def test_every_input_has_a_tooltip_and_every_node_a_description(
+    comfy_server: ComfyServer, node_id: str
+) -> None:
+    info = comfy_server.object_info(node_id)
+    bare = [name for name, (_, options, _) in _inputs(info).items() if not options.get("tooltip")]
+    assert bare == []
+    assert info["description"] and info["display_name"]
+
+
+def test_a_trainers_seed_stays_as_it_is_from_run_to_run(comfy_server: ComfyServer) -> None:
+    seed = comfy_server.object_info("DPOTrainer")["input"]["required"]["seed"][1]
+    assert seed["control_after_generate"] == "fixed"
+
+
+def test_image_and_latent_sockets_take_lists(comfy_server: ComfyServer) -> None:
+    """ComfyUI would otherwise call the node once per element."""
+    for node_id in ("DPOPairsFromImages", "DPODatasetFromLatents"):
+        assert comfy_server.object_info(node_id)["is_input_list"] is True

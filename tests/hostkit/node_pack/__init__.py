@@ -1,0 +1,103 @@
+"""A custom node pack for the host under test: inputs and failures its own nodes cannot make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper
+
+CATEGORY = "testing"
+
+
+class FailingModel:
+    """A MODEL that fails in `times` passes from pass number `first` on, counted from 0.
+
+    It raises as a full card does (`out_of_memory`), or answers with `not_a_number`.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "patch", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "failure": (["out_of_memory", "not_a_number"],),
+                "first": ("INT", {"default": 0}),
+                "times": ("INT", {"default": 1}),
+            }
+        }
+
+    def patch(self, model: Any, failure: str, first: int, times: int) -> tuple[Any]:
+        passes = 0
+
+        def fail(executor: Any, *args: Any, **options: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            denoised = executor(*args, **options)
+            if not first <= passes - 1 < first + times:
+                return denoised
+            if failure == "out_of_memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return denoised * float("nan")
+
+        model = model.clone()
+        add_wrapper(WrappersMP.APPLY_MODEL, fail, model.model_options, is_model_options=True)
+        return (model,)
+
+
+class RandomLatents:
+    """A LATENT batch of any shape."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "make", ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        sizes = ("batch", "channels", "height", "width", "seed")
+        return {"required": {name: ("INT", {"default": 4}) for name in sizes}}
+
+    def make(self, batch: int, channels: int, height: int, width: int, seed: int) -> tuple[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        samples = torch.randn(batch, channels, height, width, generator=generator)
+        return ({"samples": samples},)
+
+
+class RandomConditioning:
+    """A CONDITIONING of one entry of any shape; `extra` names an option it carries."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        sizes = ("batch", "tokens", "width", "seed")
+        required: dict[str, Any] = {name: ("INT", {"default": 4}) for name in sizes}
+        return {"required": required | {"extra": ("STRING", {"default": ""})}}
+
+    def make(self, batch: int, tokens: int, width: int, seed: int, extra: str) -> tuple[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        context = torch.randn(batch, tokens, width, generator=generator)
+        options: dict[str, Any] = {"pooled_output": torch.zeros(batch, width)}
+        if extra:
+            options[extra] = object()
+        return ([[context, options]],)
+
+
+class ListedText:
+    """A list of STRING, one for every line."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "split", ("STRING",)
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"lines": ("STRING", {"multiline": True})}}
+
+    def split(self, lines: str) -> tuple[list[str]]:
+        return (lines.split("\n"),)
+
+
+NODE_CLASS_MAPPINGS = {
+    f"Test{cls.__name__}": cls
+    for cls in (FailingModel, RandomLatents, RandomConditioning, ListedText)
+}
