@@ -21,6 +21,8 @@ from .training.plan import BatchPlan
 
 NON_FINITE_LIMIT = 5
 FIRST_LOSS_SCALE = 2.0**12
+SCALE_GROWTH_EVERY = 200
+"""Steps after which a lowered loss scale is tried one step higher again."""
 RHO_DECAY = 0.95
 
 
@@ -136,8 +138,7 @@ def train(
     if problems := settings.problems():
         raise ValueError("\n".join(problems))
     run = _Run(denoiser, adapter, dataset, settings, start)
-    for _ in range(steps):
-        yield run.step()
+    return (run.step() for _ in range(steps))
 
 
 class _Run:
@@ -178,15 +179,19 @@ class _Run:
         results, grad_norm = self._accumulate()
         # The one place where the host waits for the device.
         values = dict(zip(NAMES, step_metrics(results, grad_norm).tolist(), strict=True))
-        if self._step == 0 or self._settings.objective.beta == 0:
+        if self._step == 0:
             self._check_start(values)
+        if self._settings.objective.beta == 0:
+            self._check_beta_zero(values)
         skipped = not (math.isfinite(values["loss/dpo"]) and math.isfinite(values["grad_norm"]))
         if skipped:
-            self._skip()
+            self._skip(math.isfinite(values["loss/dpo"]))
         else:
             self._optimizer.step(self._step, grad_norm)
             self._skips = 0
             self._update_rho(values)
+            if (self._step + 1) % SCALE_GROWTH_EVERY == 0:
+                self._loss_scale = min(2 * self._loss_scale, FIRST_LOSS_SCALE)
         self._optimizer.zero_grad()
         values["learning_rate"] = learning_rate(self._settings.optimizer, self._step)
         values["loss/train_step"] = values["loss/dpo"]
@@ -222,9 +227,9 @@ class _Run:
             before = ratio if self._rho is None else self._rho
             self._rho = RHO_DECAY * before + (1 - RHO_DECAY) * ratio
 
-    def _skip(self) -> None:
-        """Leaves the adapter as it is. fp16 first tries smaller gradients."""
-        if self._denoiser.needs_loss_scaling and self._loss_scale > 1:
+    def _skip(self, finite_loss: bool) -> None:
+        """Leaves the adapter as it is. Where only fp16 gradients overflowed, they are made smaller."""
+        if finite_loss and self._denoiser.needs_loss_scaling and self._loss_scale > 1:
             self._loss_scale /= 2
             return
         self._skips += 1
@@ -236,25 +241,32 @@ class _Run:
             )
 
     def _check_start(self, values: Mapping[str, float]) -> None:
-        """At step 0 policy and reference are the same model: every margin is 0, the loss ln 2.
-
-        With beta 0 the loss is ln 2 at every step, whatever the model does.
-        """
-        raw, beta = values["dpo/raw_loss"], self._settings.objective.beta
-        # A margin of x moves the loss by beta x / 2; half precision kernels may differ a little.
-        allowed = 0.05 if self._denoiser.half_precision else 1e-3
+        """Before training, policy and reference are one model: all margins are 0, the loss ln 2."""
+        raw, change = values["dpo/raw_loss"], values["prediction_change"]
         if not math.isfinite(raw):
             raise TrainingError(
                 "The model's error is not a finite number before anything was trained. Check that "
                 "the model makes normal pictures by itself and that VAE and model belong together."
             )
-        if abs(raw - math.log(2)) > allowed:
+        # The same kernels on the same numbers: only half precision may differ, and by little.
+        half = self._denoiser.half_precision
+        allowed_loss, allowed_change = (0.05, 1e-4) if half else (1e-3, 1e-8)
+        if abs(raw - math.log(2)) > allowed_loss or change > allowed_change:
             raise TrainingError(
                 f"The start-up check failed: before training, model and reference must agree and "
-                f"the loss be {math.log(2):.4f}, but it is {raw:.4f} (margin "
-                f"{values['dpo/reward_margin']:.3g}, beta {beta:g}). Something makes the model "
-                "answer differently each time, such as a model patch with its own randomness. "
-                "Remove patches from the model and try again."
+                f"the loss be {math.log(2):.4f}, but it is {raw:.4f} and their predictions differ "
+                f"by {100 * math.sqrt(change):.2g} %. Something makes the model answer differently "
+                "each time, such as a model patch with its own randomness. Remove patches from the "
+                "model and try again."
+            )
+
+    def _check_beta_zero(self, values: Mapping[str, float]) -> None:
+        """With beta 0 the preference loss is ln 2 whatever the model does."""
+        raw = values["dpo/raw_loss"]
+        if math.isfinite(raw) and abs(raw - math.log(2)) > 1e-3:
+            raise TrainingError(
+                f"With beta 0 the preference loss must be {math.log(2):.4f}, but it is {raw:.4f}: "
+                "a fault in this pack. The LoRA of the step before is kept."
             )
 
 

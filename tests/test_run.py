@@ -329,7 +329,9 @@ def test_a_resumed_run_does_not_expect_agreement() -> None:
 
 def test_with_beta_0_the_loss_is_ln_2_whatever_the_model_does() -> None:
     settings = replace(SETTINGS, objective=Objective(beta=0.0, supervised_mix=1.0))
-    reports, _, _ = run(settings, steps=10, model=Restless())
+    # Step 1, because at step 0 policy and reference would have to agree.
+    start = TrainState(1, toy_adapter(ToyFlow()).snapshot(), {})
+    reports, _, _ = run(settings, steps=10, model=Restless(), start=start)
     for report in reports:
         assert report.metrics["dpo/raw_loss"] == pytest.approx(LN_2, abs=1e-6)
         assert report.metrics["loss/dpo"] == pytest.approx(
@@ -468,7 +470,7 @@ def test_loss_scaling_does_not_change_what_is_learned() -> None:
     assert same_tensors(plain.optimizer, scaled.optimizer)
 
 
-def test_fp16_that_never_fits_stops_after_all_scales_are_tried() -> None:
+def test_a_loss_that_is_no_number_is_not_taken_for_an_fp16_overflow() -> None:
     class Hopeless(Faulty):
         needs_loss_scaling = True
 
@@ -477,8 +479,21 @@ def test_fp16_that_never_fits_stops_after_all_scales_are_tried() -> None:
     with pytest.raises(TrainingError):
         for report in reports:
             seen.append(report)
-    # One good step, 12 halvings from 4096 to 1, four more skips; the fifth stops.
-    assert len(seen) == 1 + 12 + 4
+    assert len(seen) == 1 + 4  # one good step, four skips; the fifth stops
+    assert seen[-1].state().loss_scale == 4096
+
+
+def test_a_lowered_loss_scale_is_tried_higher_again_every_200_good_steps() -> None:
+    start = TrainState(198, toy_adapter(ToyFlow()).snapshot(), {}, loss_scale=64.0)
+    reports, _, _ = run(steps=3, start=start)
+    assert [report.state().loss_scale for report in reports] == [64, 128, 128]
+
+
+def test_a_model_that_changes_its_mind_is_refused_at_any_beta() -> None:
+    settings = replace(SETTINGS, objective=Objective(beta=1e-6))
+    reports, _, _ = run(settings, model=Restless())
+    with pytest.raises(TrainingError, match="predictions differ"):
+        next(reports)
 
 
 # Metrics

@@ -37,28 +37,28 @@ def step_metrics(results: Sequence[PassResult], grad_norm: Tensor) -> Tensor:
         grad_norm: scalar.
 
     Returns:
-        shape (len(NAMES),), float64 on the device.
+        shape (len(NAMES),), in the errors' dtype on the device; not every device has float64.
     """
 
     def mean(name: str) -> Tensor:
-        return torch.cat([getattr(result.errors, name) for result in results]).double().mean()
+        return torch.cat([getattr(result.errors, name) for result in results]).mean()
 
     margin = torch.cat([result.errors.margin for result in results])
     # A tie says nothing either way: one half.
-    accuracy = (margin > 0).double() + (margin == 0).double() / 2
-    change = torch.cat([result.change for result in results]).double().mean()
-    power = torch.cat([result.power for result in results]).double().mean()
+    accuracy = (margin > 0).to(margin) + (margin == 0).to(margin) / 2
+    change = torch.cat([result.change for result in results]).mean()
+    power = torch.cat([result.power for result in results]).mean()
     return torch.stack([
-        torch.cat([result.losses.total for result in results]).double().mean(),
-        torch.cat([result.losses.preference for result in results]).double().mean(),
+        torch.cat([result.losses.total for result in results]).mean(),
+        torch.cat([result.losses.preference for result in results]).mean(),
         mean("chosen_reward"),
         mean("rejected_reward"),
-        margin.double().mean(),
+        margin.mean(),
         accuracy.mean(),
         mean("chosen"),
         mean("rejected"),
         mean("reference_chosen"),
         mean("reference_rejected"),
-        change / power.clamp_min(torch.finfo(torch.float64).tiny),
-        grad_norm.double(),
+        change / power.clamp_min(torch.finfo(power.dtype).tiny),
+        grad_norm.to(margin),
     ])

@@ -81,7 +81,7 @@ def sequential(
         rejected = _score(denoiser, batch.rejected)
     chosen = _score(denoiser, batch.chosen)
     errors = _errors(chosen.error, rejected.error, reference_chosen, reference_rejected)
-    probability = batch.chosen_probability.to(errors.chosen.device)
+    probability = _like(batch.chosen_probability, errors.chosen)
     losses, d_chosen, d_rejected = objective.gradients(errors, probability)
     torch.autograd.backward(chosen.error, d_chosen * scale)
     result = _result(errors, losses, chosen, rejected, reference_chosen, reference_rejected)
@@ -146,10 +146,14 @@ def _backward_together(
     scale: float,
 ) -> PassResult:
     errors = _errors(chosen.error, rejected.error, reference_chosen, reference_rejected)
-    probability = batch.chosen_probability.to(errors.chosen.device)
+    probability = _like(batch.chosen_probability, errors.chosen)
     losses = objective(errors, probability)
     torch.autograd.backward(losses.total.sum() * scale)
     return _result(errors, losses, chosen, rejected, reference_chosen, reference_rejected)
+
+
+def _like(values: Tensor, errors: Tensor) -> Tensor:
+    return values.to(errors.dtype).to(errors.device)  # in this order: not every device has float64
 
 
 def _errors(

@@ -32,7 +32,7 @@ def result(margins: list[float], dtype: torch.dtype = torch.float64, **other: fl
 
 def metrics(*results: PassResult, grad_norm: float = 3.0) -> dict[str, float]:
     values = step_metrics(results, torch.tensor(grad_norm))
-    assert values.dtype == torch.float64 and values.shape == (len(NAMES),)
+    assert values.shape == (len(NAMES),)
     return dict(zip(NAMES, values.tolist(), strict=True))
 
 
@@ -79,13 +79,9 @@ def test_means_are_over_pairs_not_over_batches() -> None:
     assert found["prediction_change"] == pytest.approx(1.6 / 6)
 
 
-def test_many_fp32_pairs_lose_nothing_in_the_sum() -> None:
-    # 1 + 2^-23 is the next fp32 number after 1; the mean of half of each lies between them.
-    count, above = 3000, 1 + 2**-23
-    found = metrics(*[
-        result([0.0], torch.float32, total=1.0 if i % 2 else above) for i in range(count)
-    ])
-    assert found["loss/dpo"] == pytest.approx(1 + 2**-24, abs=1e-12)
+def test_metrics_keep_the_errors_dtype_for_devices_without_float64() -> None:
+    one = result([0.5], torch.float32)
+    assert step_metrics([one], torch.tensor(1.0)).dtype == torch.float32
 
 
 def test_what_is_no_number_shows_and_spoils_only_itself() -> None:
