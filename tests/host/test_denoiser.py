@@ -158,14 +158,14 @@ def test_model_patches_act_and_see_their_own_block(checkpointing: bool) -> None:
     patched = bare.clone()
     patched.set_model_attn1_patch(halve)
     rows = rows_for("sd15", bare)
-    assert not torch.allclose(scored(patched, rows).residual, scored(bare, rows).residual, atol=1e-3)
+    assert (scored(patched, rows).residual - scored(bare, rows).residual).abs().max() > 1e-3
     seen.clear()
     with training(patched, checkpointing=checkpointing) as run:
         loss = objective(run.denoiser.predict(rows).residual)
         forward = list(seen)
         seen.clear()
         loss.backward()
-    assert ("input", 1) in forward and ("output", 1) in forward
+    assert forward == [("input", 1), ("output", 3)]
     assert seen == (forward[::-1] if checkpointing else [])
 
 
