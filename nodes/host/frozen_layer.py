@@ -9,7 +9,8 @@ asks the host for the weight once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.ops
@@ -135,25 +136,14 @@ class _Norm(torch.autograd.Function):
         return result, None, None
 
 
-def _weights(layer: Any, like: Tensor) -> Any:
+@contextmanager
+def _weights(layer: Any, like: Tensor) -> Iterator[tuple[Any, Any]]:
     """The layer's weight and bias in ``like``'s dtype and device, borrowed from the host."""
     if layer.weight is None:
-        return comfy.ops.CastBiasWeightContext()
-    return _Dequantized(comfy.ops.CastBiasWeightContext(layer, like, offloadable=True))
-
-
-class _Dequantized:
-    def __init__(self, borrowed: Any) -> None:
-        self._borrowed = borrowed
-
-    def __enter__(self) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self._borrowed.__enter__()
-        if isinstance(weight, QuantizedTensor):
-            weight = weight.dequantize()
-        return weight, bias
-
-    def __exit__(self, *exception: Any) -> None:
-        self._borrowed.__exit__(*exception)
+        yield None, None
+        return
+    with comfy.ops.CastBiasWeightContext(layer, like, offloadable=True) as (weight, bias):
+        yield weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
 
 
 def _plain(tensor: Tensor | None) -> Tensor | None:
@@ -168,5 +158,5 @@ def _normalised(layer: Any, x: Tensor, weight: Tensor | None, bias: Tensor | Non
         return nn.functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
     if isinstance(layer, nn.RMSNorm):
         return nn.functional.rms_norm(x, layer.normalized_shape, weight, layer.eps)
-    mean, variance = layer.running_mean.to(x), layer.running_var.to(x)
+    mean, variance = _plain(layer.running_mean.to(x)), _plain(layer.running_var.to(x))
     return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, layer.eps)
