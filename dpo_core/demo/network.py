@@ -51,17 +51,17 @@ class NetworkSettings:
 
 
 class Modulation(nn.Module):
-    """Normalisation of each position's channels, then a conditioned scale and shift."""
+    """Group normalisation followed by a conditioned scale and shift."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
         self.proj = nn.Linear(embedding, 2 * channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """``x`` (B, ..., C), ``condition`` (B, E) -> (B, ..., C)."""
-        shape = (len(x), *(1,) * (x.ndim - 2), -1)
-        scale, shift = self.proj(condition).view(shape).chunk(2, dim=-1)
-        return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1.0 + scale)
+        """``x`` (B, C, H, W), ``condition`` (B, E) -> (B, C, H, W)."""
+        scale, shift = self.proj(condition)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(x), 1.0 + scale)
 
 
 class ConvBlock(nn.Module):
@@ -71,13 +71,13 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.norm_in = Modulation(channels, embedding)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = Modulation(channels, embedding)
+        self.norm_out = nn.GroupNorm(8, channels)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """``x`` (B, C, H, W), ``condition`` (B, E) -> (B, C, H, W)."""
-        h = self.conv_in(_first(F.silu(self.norm_in(_last(x), condition))))
-        return x + self.conv_out(_first(F.silu(self.norm_out(_last(h), condition))))
+        h = self.conv_in(F.silu(self.norm_in(x, condition)))
+        return x + self.conv_out(F.silu(self.norm_out(h)))
 
 
 class TransformerBlock(nn.Module):
@@ -96,13 +96,14 @@ class TransformerBlock(nn.Module):
         self.mlp_out = nn.Linear(3 * channels, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """``x`` (B, N, C), ``condition`` (B, E) -> (B, N, C)."""
-        h = self.norm_attention(x, condition)
+        """``x`` (B, C, H, W), ``condition`` (B, E) -> (B, C, H, W)."""
+        h = _tokens(self.norm_attention(x, condition))
         q, k, v = (self._split(proj(h)) for proj in (self.to_q, self.to_k, self.to_v))
         # Written out: at 64 tokens this is several times faster backwards than the fused kernel.
         weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
-        x = x + self.to_out((weights @ v).transpose(1, 2).flatten(2))
-        return x + self.mlp_out(F.silu(self.mlp_in(self.norm_mlp(x, condition))))
+        x = x + _grid(self.to_out((weights @ v).transpose(1, 2).flatten(2)), x)
+        h = _tokens(self.norm_mlp(x, condition))
+        return x + _grid(self.mlp_out(F.silu(self.mlp_in(h))), x)
 
     def _split(self, h: Tensor) -> Tensor:
         return h.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -134,7 +135,7 @@ class FlowNetwork(nn.Module):
         self.mid_out = ConvBlock(mid, e)
         self.up_high = nn.Conv2d(mid, 4 * high, 1)
         self.high_out = ConvBlock(high, e)
-        self.norm_leave = Modulation(high, e)
+        self.norm_leave = nn.GroupNorm(8, high)
         self.leave = nn.Conv2d(high, 12, 3, padding=1)
         self._start_quiet()
 
@@ -157,15 +158,12 @@ class FlowNetwork(nn.Module):
         high = self.enter(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         high = self.high_in(high, condition)
         mid = self.mid_in(self.down_mid(high), condition)
-        low = _last(self.down_low(mid) + self.position)
-        tokens = low.flatten(1, 2)
+        low = self.down_low(mid) + self.position
         for block in self.blocks:
-            tokens = block(tokens, condition)
-        low = _first(tokens.view(low.shape))
+            low = block(low, condition)
         mid = self.mid_out(mid + F.pixel_shuffle(self.up_mid(low), 2), condition)
         high = self.high_out(high + F.pixel_shuffle(self.up_high(mid), 2), condition)
-        high = _first(F.silu(self.norm_leave(_last(high), condition)))
-        return F.pixel_shuffle(self.leave(high), 2)
+        return F.pixel_shuffle(self.leave(F.silu(self.norm_leave(high))), 2).contiguous()
 
     def _condition(self, sigma: Tensor, prompts: Tensor) -> Tensor:
         words = [word(prompts[:, i]) for i, word in enumerate(self.words)]
@@ -289,11 +287,9 @@ def _waves(sigma: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), as the convolutions' results lie in memory."""
-    return x.permute(0, 2, 3, 1)
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
 
 
-def _first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W)."""
-    return x.permute(0, 3, 1, 2)
+def _grid(tokens: Tensor, like: Tensor) -> Tensor:
+    return tokens.transpose(1, 2).reshape(like.shape)

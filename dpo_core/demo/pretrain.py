@@ -34,13 +34,13 @@ class PretrainSettings:
 
     seed: int = 0
     """Seed of pictures, initial weights and training noise."""
-    steps: int = 3200
+    steps: int = 2400
     """Optimiser updates."""
     batch_size: int = 32
     """Pictures per update."""
     pictures: int = 12000
     """Pictures drawn before training; each is also seen mirrored."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     """Peak rate of Muon, for the weight matrices: reached after ``warmup``, then down to zero
     along a cosine."""
     adam_rate: float = 2e-3
