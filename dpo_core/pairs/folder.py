@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .caption import read_caption
-from .image_file import DIGEST_BYTES, ImageFacts, inspect_image
+from .belief import CERTAIN, Belief, beliefs_stamp, read_beliefs
+from .image_file import DIGEST_BYTES
+from .listed_image import caption_of, facts_of, named_files, picture_of, prompt_origins
 from .listing import FolderListing, ListedFile, list_folder
 from .pattern import SidePattern, place, split_of
 from .problem import PairError, PairProblem, describe_problems, printable
-from .record import Pair, PairSet, Picture, counted
+from .record import Pair, PairSet, counted
 
 ON_PROBLEM = ("error", "skip")
 MAX_THREADS = 8
-SHOWN_FILES = 5
 
 _HEADING = "This pair folder cannot be used"
 _SAME_NAME = "Give both images of a pair the same name, or take the single one out."
@@ -67,8 +67,9 @@ def load_pair_folder(
     A pattern is a path below the folder, without extension, with one `{}`. Subfolders are
     mirrored; `train` and `val` folders above or below the sides tag the split. The prompt is the
     caption file beside the chosen (else the rejected) image, else the one in the metadata, else
-    empty. Every image is read and checked once. `on_problem`: "error" refuses the folder, "skip"
-    leaves bad pairs out and lists them in the report.
+    empty. Soft labels of an exported folder are read too. Every image is read and checked once.
+    `on_problem`: "error" refuses the folder, "skip" leaves bad pairs out and lists them in the
+    report.
 
     Raises PairError listing every problem, also under "skip" when no pair is left; ValueError for
     an unknown `on_problem`.
@@ -76,11 +77,12 @@ def load_pair_folder(
     if on_problem not in ON_PROBLEM:
         raise ValueError(f"on_problem {on_problem!r} is none of {', '.join(ON_PROBLEM)}")
     listing, chosen, rejected = _prepare(folder, chosen_pattern, rejected_pattern)
+    beliefs, unread_beliefs = read_beliefs(listing.folder)
     sides, strangers = _sort_sides(listing, chosen, rejected)
     _require_sides(listing, sides, chosen, rejected)
     candidates, problems = _match(sides)
-    judged = _judge_all(candidates, listing)
-    problems += _unread(listing, chosen, rejected)
+    judged = _judge_all(candidates, listing, beliefs)
+    problems += [*_unread(listing, chosen, rejected), *unread_beliefs]
     problems = [*listing.problems, *problems, *(p for one in judged for p in one.problems)]
     pairs, leaks = _without_leaks(one.pair for one in judged if one.pair is not None)
     problems += leaks
@@ -95,7 +97,7 @@ def load_pair_folder(
 
 
 def folder_manifest(folder: str | Path) -> str:
-    """Hex digest of names, sizes and times of all images and captions: changes when they do.
+    """Hex digest of names, sizes and times of all that is read: changes when they do.
 
     Opens no file and never raises PairError; a folder that cannot be listed has a digest too.
     """
@@ -106,6 +108,7 @@ def folder_manifest(folder: str | Path) -> str:
             for file in (*listing.images, *listing.captions)
         ]
         lines += [repr(problem) for problem in listing.problems]
+        lines.append(beliefs_stamp(listing.folder))
     except PairError as error:
         lines = [str(error)]
     text = "\n".join(lines).encode("utf-8", "surrogatepass")
@@ -218,19 +221,27 @@ def _match(sides: _Sides) -> tuple[list[_Candidate], list[PairProblem]]:
     return candidates, problems
 
 
-def _judge_all(candidates: list[_Candidate], listing: FolderListing) -> list[_Judged]:
+def _judge_all(
+    candidates: list[_Candidate], listing: FolderListing, beliefs: Mapping[str, Belief]
+) -> list[_Judged]:
     # Reading, hashing and decoding all release the interpreter lock.
     captions = {file.bare: file for file in listing.captions}
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda candidate: _judge(candidate, captions), candidates))
+        return list(
+            pool.map(
+                lambda one: _judge(one, captions, beliefs.get(one.stem, CERTAIN)), candidates
+            )
+        )
 
 
-def _judge(candidate: _Candidate, captions: dict[str, ListedFile]) -> _Judged:
+def _judge(
+    candidate: _Candidate, captions: dict[str, ListedFile], belief: Belief
+) -> _Judged:
     problems: list[PairProblem] = []
     files = (candidate.chosen, candidate.rejected)
-    written = [_caption(captions.get(file.bare), problems) for file in files]
+    written = [caption_of(captions.get(file.bare), problems) for file in files]
     with_prompt = written == [None, None]
-    facts = [_facts(file, with_prompt, problems) for file in files]
+    facts = [facts_of(file, with_prompt, problems) for file in files]
     origin = "metadata" if with_prompt else "caption"
     # With a file that could not be read, the prompts cannot be compared in fairness.
     prompts = written if not with_prompt else [fact.prompt if fact else None for fact in facts]
@@ -262,40 +273,15 @@ def _judge(candidate: _Candidate, captions: dict[str, ListedFile]) -> _Judged:
         return _Judged(problems=tuple(problems))
     pair = Pair(
         prompt=given[0] if given else "",
-        chosen=_picture(candidate.chosen, ours),
-        rejected=_picture(candidate.rejected, theirs),
+        chosen=picture_of(candidate.chosen, ours),
+        rejected=picture_of(candidate.rejected, theirs),
+        group=belief.group,
+        chosen_probability=belief.chosen_probability,
         split=split_of(candidate.stem),
         source=candidate.chosen.shown,
+        rating_gap=belief.rating_gap,
     )
     return _Judged(pair, origin if given else "none")
-
-
-def _caption(file: ListedFile | None, problems: list[PairProblem]) -> str | None:
-    if file is None:
-        return None
-    if file.problem is not None:
-        problems.append(file.problem)
-        return None
-    try:
-        return read_caption(file.path, file.shown)
-    except PairError as error:
-        problems += error.problems
-        return None
-
-
-def _facts(file: ListedFile, with_prompt: bool, problems: list[PairProblem]) -> ImageFacts | None:
-    if file.problem is not None:
-        problems.append(file.problem)
-        return None
-    try:
-        return inspect_image(file.path, file.shown, with_prompt)
-    except PairError as error:
-        problems += error.problems
-        return None
-
-
-def _picture(file: ListedFile, facts: ImageFacts) -> Picture:
-    return Picture.from_file(file.path, size=facts.size, digest=facts.digest)
 
 
 def _without_leaks(pairs: Iterable[Pair]) -> tuple[list[Pair], list[PairProblem]]:
@@ -327,25 +313,13 @@ def _report(
     problems: list[PairProblem],
 ) -> str:
     lines = pairs.summary()
-    words = {
-        "caption": "from caption files",
-        "metadata": "from image metadata",
-        "none": "without caption and without metadata, left empty",
-    }
-    prompts = [f"{origins[origin]} {text}" for origin, text in words.items() if origins[origin]]
-    lines.append("prompts: " + ", ".join(prompts))
+    lines.append(prompt_origins(origins))
     if copies:
         lines.append(f"{counted(copies, 'pair')} left out as exact copies of another")
     if strangers:
-        lines.append(f"fitting neither pattern: {_named(strangers, 'image')}")
+        lines.append(f"fitting neither pattern: {named_files(strangers, 'image')}")
     if orphans:
-        lines.append(f"lying beside no image: {_named(orphans, 'caption')}")
+        lines.append(f"lying beside no image: {named_files(orphans, 'caption')}")
     if problems:
         lines += ["", "Left out:", *describe_problems(problems)]
     return "\n".join(lines)
-
-
-def _named(files: list[ListedFile], noun: str) -> str:
-    names = ", ".join(file.shown for file in files[:SHOWN_FILES])
-    more = ", ..." if len(files) > SHOWN_FILES else ""
-    return f"{counted(len(files), noun)} ({names}{more})"

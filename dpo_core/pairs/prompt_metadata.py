@@ -1,4 +1,4 @@
-"""The positive prompt in an image's metadata: A1111 and Forge, SwarmUI, ComfyUI graphs.
+"""The positive prompt in an image's metadata: our own, A1111 and Forge, SwarmUI, ComfyUI graphs.
 
 A wrong prompt is worse than none: whatever is ambiguous gives None, and a negative prompt is never
 returned. All text is hostile: sizes and depths are bounded, nothing raises.
@@ -15,6 +15,9 @@ from typing import Any
 from PIL import ExifTags, Image, PngImagePlugin
 
 from .caption import tidy_prompt
+
+PROMPT_KEY = "dpo_prompt"
+"""The PNG text chunk of images we write, which holds the prompt they were ranked under."""
 
 MAX_METADATA_CHARS = 4_000_000
 MAX_PROMPT_CHARS = 64 * 1024
@@ -70,6 +73,9 @@ def read_prompt(path: Path) -> str | None:
 def prompt_of_image(image: Image.Image) -> str | None:
     """`read_prompt` for an opened image, which is not decoded. Never raises."""
     try:
+        own = image.info.get(PROMPT_KEY)
+        if isinstance(own, str) and len(own) <= MAX_PROMPT_CHARS:
+            return tidy_prompt(own)
         found = {prompt for prompt in _candidates(image) if prompt is not None}
     except Exception:  # as above: json, struct, codecs and Pillow on hostile data
         return None

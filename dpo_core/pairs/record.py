@@ -1,4 +1,7 @@
-"""Immutable preference records: Picture, Pair, PairSet. Cheap to make; files are read on demand."""
+"""Immutable preference records: Picture, Pair, LabelledImage, RankedGroup, and a PairSet of them.
+
+Cheap to make; files are read on demand.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,14 +132,17 @@ class Pair:
     """'train' or 'val' if the source says so, else None."""
     source: str = ""
     """Where the pair came from, for reports."""
+    rating_gap: float | None = None
+    """Rating of `chosen` minus that of `rejected`, in log odds, where they were rated."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.chosen_probability) and 0 <= self.chosen_probability <= 1):
             raise ValueError(f"chosen_probability {self.chosen_probability} is not in 0..1")
-        if self.split is not None and self.split not in SPLITS:
-            raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
+        if self.rating_gap is not None and not math.isfinite(self.rating_gap):
+            raise ValueError(f"rating_gap {self.rating_gap} is not a number")
+        _require_split(self.split)
         if not self.group:
-            object.__setattr__(self, "group", _digest([_encoded(self.prompt)]))
+            object.__setattr__(self, "group", prompt_group(self.prompt))
 
     @cached_property
     def key(self) -> str:
@@ -145,22 +151,110 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class LabelledImage:
+    """Under one prompt, one picture that is liked or disliked on its own."""
+
+    prompt: str
+    picture: Picture
+    liked: bool
+    group: str = ""
+    """What must not be torn apart by a split; left empty, the prompt's digest."""
+    split: str | None = None
+    """'train' or 'val' if the source says so, else None."""
+    source: str = ""
+    """Where the label came from, for reports."""
+
+    def __post_init__(self) -> None:
+        _require_split(self.split)
+        if not self.group:
+            object.__setattr__(self, "group", prompt_group(self.prompt))
+
+    @cached_property
+    def image_key(self) -> str:
+        """Hex digest of picture and prompt, whatever the label. Reads the image."""
+        return _digest([self.picture.digest.encode(), _encoded(self.prompt)])
+
+    @cached_property
+    def key(self) -> str:
+        """Hex digest of picture, prompt and label: its identity. Reads the image."""
+        return _digest([self.image_key.encode(), b"liked" if self.liked else b"disliked"])
+
+
+@dataclass(frozen=True)
+class RankedGroup:
+    """Under one prompt, several pictures in order, best first, with the ratings they got."""
+
+    prompt: str
+    pictures: tuple[Picture, ...]
+    ratings: tuple[float, ...]
+    """One per picture, in log odds, descending; equal ratings are a tie."""
+    group: str = ""
+    """What must not be torn apart by a split; left empty, the prompt's digest."""
+    split: str | None = None
+    """'train' or 'val' if the source says so, else None."""
+    source: str = ""
+    """Where the ranking came from, for reports."""
+
+    def __post_init__(self) -> None:
+        if len(self.pictures) < 2 or len(self.pictures) != len(self.ratings):
+            raise ValueError("a ranked group needs two or more pictures and a rating for each")
+        if not all(math.isfinite(rating) for rating in self.ratings):
+            raise ValueError(f"ratings {self.ratings} are not all numbers")
+        if any(a < b for a, b in zip(self.ratings, self.ratings[1:], strict=False)):
+            raise ValueError(f"ratings {self.ratings} do not descend")
+        _require_split(self.split)
+        if not self.group:
+            object.__setattr__(self, "group", prompt_group(self.prompt))
+
+    @cached_property
+    def key(self) -> str:
+        """Hex digest of the pictures in their order and the prompt. Reads the images."""
+        return _digest(
+            [*(picture.digest.encode() for picture in self.pictures), _encoded(self.prompt)]
+        )
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+_AnyRecord = TypeVar("_AnyRecord", bound=_Keyed)
+
+
+@dataclass(frozen=True)
 class PairSet:
-    """Pairs in a fixed order."""
+    """Pairs in a fixed order, and labelled images and ranked groups where the source has them.
+
+    Length, iteration and indices are those of the pairs; `is_empty` looks at everything.
+    """
 
     pairs: tuple[Pair, ...] = ()
+    labelled: tuple[LabelledImage, ...] = ()
+    groups: tuple[RankedGroup, ...] = ()
 
     @classmethod
-    def folded(cls, pairs: Iterable[Pair]) -> PairSet:
+    def folded(
+        cls,
+        pairs: Iterable[Pair],
+        labelled: Iterable[LabelledImage] = (),
+        groups: Iterable[RankedGroup] = (),
+    ) -> PairSet:
         """A set in which every key occurs once; of exact duplicates the first stays."""
-        first: dict[str, Pair] = {}
-        for pair in pairs:
-            first.setdefault(pair.key, pair)
-        return cls(tuple(first.values()))
+        return cls(_first_of_each(pairs), _first_of_each(labelled), _first_of_each(groups))
 
     def join(self, other: PairSet) -> PairSet:
-        """This set's pairs, then those of `other` that are not among them."""
-        return PairSet.folded((*self.pairs, *other.pairs))
+        """This set's records, then those of `other` that are not among them."""
+        return PairSet.folded(
+            (*self.pairs, *other.pairs),
+            (*self.labelled, *other.labelled),
+            (*self.groups, *other.groups),
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is no record of any kind."""
+        return not (self.pairs or self.labelled or self.groups)
 
     def contradictions(self) -> tuple[tuple[Pair, Pair], ...]:
         """Pairs of pairs with the same two images and prompt but the opposite preference."""
@@ -175,11 +269,17 @@ class PairSet:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of all that training depends on: keys, soft labels, groups, splits, order."""
-        return _digest(
-            _encoded(repr((pair.key, pair.chosen_probability, pair.group, pair.split)))
+        """Hex digest of all that training depends on.
+
+        Keys, soft labels, gaps, ratings, groups, splits and the order of all records.
+        """
+        records: list[tuple[object, ...]] = [
+            (pair.key, pair.chosen_probability, pair.rating_gap, pair.group, pair.split)
             for pair in self.pairs
-        )
+        ]
+        records += [("labelled", one.key, one.group, one.split) for one in self.labelled]
+        records += [("group", one.key, one.ratings, one.group, one.split) for one in self.groups]
+        return _digest(_encoded(repr(record)) for record in records)
 
     def summary(self) -> list[str]:
         """Text lines for a report: counts of pairs, prompts, splits, sizes, contradictions."""
@@ -202,7 +302,18 @@ class PairSet:
         opposed = len(self.contradictions())
         if opposed:
             lines.append(f"{counted(opposed, 'pair')} contradicted by the opposite preference")
+        if self.labelled:
+            lines.append(self._label_counts())
+        if self.groups:
+            lines.append(counted(len(self.groups), "ranked group"))
         return lines
+
+    def _label_counts(self) -> str:
+        liked = sum(one.liked for one in self.labelled)
+        both = len(self.labelled) - len({one.image_key for one in self.labelled})
+        line = f"{counted(len(self.labelled), 'labelled image')}: {liked} liked, "
+        line += f"{len(self.labelled) - liked} disliked"
+        return f"{line}, {both} of them both" if both else line
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -216,6 +327,23 @@ class PairSet:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def prompt_group(prompt: str) -> str:
+    """The group of everything under one prompt: the prompt's hex digest."""
+    return _digest([_encoded(prompt)])
+
+
+def _first_of_each(records: Iterable[_AnyRecord]) -> tuple[_AnyRecord, ...]:
+    first: dict[str, _AnyRecord] = {}
+    for record in records:
+        first.setdefault(record.key, record)
+    return tuple(first.values())
+
+
+def _require_split(split: str | None) -> None:
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
 
 
 def _pair_key(chosen: Picture, rejected: Picture, prompt: str) -> str:

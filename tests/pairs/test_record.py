@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from dpo_core.pairs.problem import PairError
-from dpo_core.pairs.record import Pair, PairSet, Picture
+from dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture, RankedGroup
 
 RED = (255, 0, 0)
 BLUE = (0, 0, 255)
@@ -252,3 +252,49 @@ def test_the_summary_counts_what_a_user_wants_to_know() -> None:
         "1 pair contradicted by the opposite preference",
     ]
     assert PairSet().summary() == ["0 pairs, 0 prompts"]
+
+
+def test_labelled_images_and_groups_travel_with_the_pairs_and_fold_alike() -> None:
+    liked = LabelledImage("p", grey(0), True, source="first")
+    disliked = LabelledImage("p", grey(0), False)
+    group = RankedGroup("p", (grey(0), grey(1)), (1.0, -1.0))
+    pair = Pair("p", grey(0), grey(1))
+    one = PairSet((pair,), (liked,), (group,))
+    other = PairSet((pair,), (dataclasses.replace(liked, source="copy"), disliked), (group,))
+    joined = one.join(other)
+    assert joined == PairSet((pair,), (liked, disliked), (group,))
+    assert joined.labelled[0].source == "first"
+    assert joined.summary()[-2:] == [
+        "2 labelled images: 1 liked, 1 disliked, 1 of them both",
+        "1 ranked group",
+    ]
+    assert not joined.is_empty and PairSet().is_empty
+    assert not PairSet((), (liked,)).is_empty
+
+
+def test_a_sets_digest_changes_with_labels_groups_and_gaps() -> None:
+    pair = Pair("p", grey(0), grey(1))
+    liked = LabelledImage("p", grey(0), True)
+    group = RankedGroup("p", (grey(0), grey(1)), (1.0, -1.0))
+    digests = {
+        one.digest
+        for one in (
+            PairSet((pair,)),
+            PairSet((dataclasses.replace(pair, rating_gap=0.5),)),
+            PairSet((pair,), (liked,)),
+            PairSet((pair,), (dataclasses.replace(liked, liked=False),)),
+            PairSet((pair,), (), (group,)),
+            PairSet((pair,), (), (dataclasses.replace(group, ratings=(2.0, -1.0)),)),
+        )
+    }
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize("ratings", [(1.0,), (0.0, 1.0), (1.0, float("nan"))])
+def test_a_ranked_group_needs_a_descending_rating_for_each_picture(
+    ratings: tuple[float, ...],
+) -> None:
+    with pytest.raises(ValueError, match="rating"):
+        RankedGroup("p", (grey(0), grey(1)), ratings)
+    with pytest.raises(ValueError, match="rating_gap"):
+        Pair("p", grey(0), grey(1), rating_gap=float("inf"))

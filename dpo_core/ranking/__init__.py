@@ -1,0 +1,1 @@
+"""What a person chose among generated images: the vote log, ratings, tournament, and pairs."""

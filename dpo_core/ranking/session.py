@@ -1,0 +1,267 @@
+"""Preference sessions: a person's choices, with the images they were made among.
+
+`<root>/<name>/` holds `images/<id>.png` and `votes.jsonl`, which is the only truth: everything
+else is replayed from it. See `vote` for the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from ..pairs.caption import tidy_prompt
+from ..pairs.prompt_metadata import MAX_PROMPT_CHARS
+from ..pairs.record import Picture
+from .image_store import ImageStore, NewImage
+from .session_name import SessionNameError, same_session, session_name
+from .vote import (
+    MAX_IMAGES,
+    CandidateSet,
+    Vote,
+    VoteError,
+    encode_record,
+    identified,
+    read_set,
+    set_record,
+    vote_problems,
+)
+from .vote_log import LogReading, VoteLog
+
+LOG_NAME = "votes.jsonl"
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a log says, after every strike: an immutable value, the same for the same log.
+
+    Attributes:
+        name: of the session.
+        sets: every candidate set by its id, in the order they came.
+        votes: the votes that count, oldest first; no undos.
+        struck: how many votes were struck out.
+        passed_over: how many lines no vote could be made of: damaged, or of a newer version.
+        folder: of the images.
+    """
+
+    name: str
+    sets: Mapping[str, CandidateSet]
+    votes: tuple[Vote, ...]
+    struck: int
+    passed_over: int
+    folder: Path
+
+    def votes_on(self, set_id: str) -> list[Vote]:
+        """The votes that count on one set, oldest first."""
+        return [vote for vote in self.votes if vote["set"] == set_id]
+
+    def digest(self, set_ids: Iterable[str] | None = None) -> str:
+        """Hex digest of the votes that count, on some sets or on all."""
+        wanted = None if set_ids is None else set(set_ids)
+        hasher = hashlib.blake2b(digest_size=16)
+        for vote in self.votes:
+            if wanted is None or vote["set"] in wanted:
+                hasher.update(encode_record(vote))
+        return hasher.hexdigest()
+
+    def with_votes(self, votes: Iterable[Vote]) -> SessionState:
+        """As it would be after these votes, without storing them; for a preview.
+
+        Raises VoteError. What they strike no longer counts, but strikes are not themselves undone.
+        """
+        new = [identified(vote) for vote in votes]
+        problems = [problem for vote in new for problem in vote_problems(vote, self.sets)]
+        if problems:
+            raise VoteError(problems)
+        struck = {vote_id for vote in new for vote_id in vote.get("strikes", [])}
+        kept = [vote for vote in self.votes if vote["id"] not in struck]
+        added = [vote for vote in new if vote["kind"] != "undo"]
+        return replace(self, votes=(*kept, *added))
+
+    def picture(self, set_id: str, image_id: str) -> Picture:
+        """An image of a set, as training takes it. Raises KeyError."""
+        for image in self.sets[set_id].images:
+            if image.id == image_id:
+                path = self.folder / f"{image_id}.png"
+                return Picture.from_file(path, size=(image.width, image.height), digest=image_id)
+        raise KeyError(image_id)
+
+
+class Session:
+    """One session on disk; any number of them, in any process, may be open on one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self.folder = folder
+        self.images = ImageStore(folder / "images")
+        self._log = VoteLog(folder / LOG_NAME)
+        self._lock = threading.RLock()
+        self._replay = _Replay(generation=0)
+        self._state: SessionState | None = None
+        self._state_digest = ""
+
+    def add_set(self, images: Sequence[NewImage], prompt: str) -> CandidateSet:
+        """Stores images to be ranked together under one prompt, durably.
+
+        The same images and prompt are the same set, in whatever order; images of equal content
+        count once.
+
+        Raises:
+            ValueError: none or more than MAX_IMAGES, one that is no image, too long a prompt.
+            OSError: no room, no permission.
+        """
+        if not 1 <= len(images) <= MAX_IMAGES:
+            raise ValueError(f"{len(images)} images to rank: give 1 to {MAX_IMAGES} at a time")
+        prompt = tidy_prompt(prompt)
+        if len(prompt) > MAX_PROMPT_CHARS:
+            raise ValueError(f"the prompt is longer than {MAX_PROMPT_CHARS} characters")
+        self.images.folder.mkdir(parents=True, exist_ok=True)
+        candidates = CandidateSet.of(prompt, self.images.add(images, prompt))
+        self._log.append(set_record(candidates))
+        return self.state().sets[candidates.id]
+
+    def vote(self, vote: Vote) -> tuple[Vote, bool]:
+        """Stores a vote; it is on the disk before this returns.
+
+        Without an `id` it gets the digest of its content. The same id counts once, and the first
+        record under it stays.
+
+        Returns:
+            The stored record, and whether it is new.
+
+        Raises:
+            VoteError: what is wrong with it; nothing was stored.
+            LogLockedError, OSError: it could not be written; send it again with the same id.
+        """
+        full = identified(vote)
+        if not self.folder.is_dir():
+            raise VoteError([f"There is no session {self.name!r}."])
+        return self._log.append(full, lambda log: _require(full, log))
+
+    def undo(self, vote_id: str, undo_id: str | None = None) -> tuple[Vote, bool]:
+        """Strikes out one vote, with a vote. Raises as `vote` does."""
+        undo_id = undo_id or secrets.token_hex(16)
+        return self.vote({"id": undo_id, "kind": "undo", "strikes": [vote_id]})
+
+    def state(self) -> SessionState:
+        """The session as it is on disk now. Reads only what is new."""
+        with self._lock:
+            log = self._log.read()
+            if self._state is None or log.digest != self._state_digest:
+                if log.generation != self._replay.generation:
+                    self._replay = _Replay(log.generation)
+                self._state = self._replay.state(self, log)
+                self._state_digest = log.digest
+            return self._state
+
+
+class SessionStore:
+    """All sessions below one folder; one Session object per name, so that logs are read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._open: dict[str, Session] = {}
+
+    def names(self) -> list[str]:
+        """Sessions that have a log, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            entry.name for entry in self.root.iterdir() if (entry / LOG_NAME).is_file()
+        )
+
+    def session(self, name: str) -> Session:
+        """A session, whose folder is made with its first set.
+
+        Raises SessionNameError, also if another spelling of the name is taken.
+        """
+        name = session_name(name)
+        with self._lock:
+            if name not in self._open:
+                taken = [other for other in self._folders() if same_session(other, name)]
+                if taken and name not in taken:
+                    raise SessionNameError(
+                        f"There is a session {taken[0]!r} already, which some systems cannot tell "
+                        f"from {name!r}. Use that spelling, or another name."
+                    )
+                self._open[name] = Session(self.root / name)
+            return self._open[name]
+
+    def _folders(self) -> list[str]:
+        on_disk = [entry.name for entry in self.root.iterdir()] if self.root.is_dir() else []
+        return sorted({*on_disk, *self._open})
+
+
+class _Replay:
+    """The records of one generation of a log turned into a state, each looked at once."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self._taken = 0
+        self._sets: dict[str, CandidateSet] = {}
+        self._votes: list[Vote] = []
+        self._unknown = 0
+
+    def state(self, session: Session, log: LogReading) -> SessionState:
+        for record in log.records[self._taken :]:
+            self._take(record)
+        self._taken = len(log.records)
+        struck = _struck(self._votes)
+        return SessionState(
+            session.name,
+            MappingProxyType(dict(self._sets)),
+            tuple(
+                vote
+                for vote in self._votes
+                if vote["kind"] != "undo" and vote["id"] not in struck
+            ),
+            len(struck),
+            log.damaged + self._unknown,
+            session.images.folder,
+        )
+
+    def _take(self, record: Vote) -> None:
+        candidates = read_set(record) if record.get("kind") == "set" else None
+        if candidates is not None:
+            self._sets.setdefault(candidates.id, candidates)
+        elif not vote_problems(record, self._sets):
+            self._votes.append(record)
+        else:
+            self._unknown += 1
+
+
+def _require(vote: Vote, log: VoteLog) -> None:
+    """Raises VoteError if the vote does not fit what is in the log."""
+    record = log.get(f"set:{vote.get('set')}")
+    candidates = None if record is None else read_set(record)
+    problems = vote_problems(vote, {} if candidates is None else {candidates.id: candidates})
+    strikes = vote.get("strikes")
+    if isinstance(strikes, list):
+        problems += [
+            f"`strikes` names {ascii(one)[:60]}, which is no vote of this session."
+            for one in strikes
+            if not isinstance(one, str) or not _is_vote(log.get(one))
+        ]
+    if problems:
+        raise VoteError(problems)
+
+
+def _struck(votes: Sequence[Vote]) -> set[str]:
+    """Ids of the votes struck out by a later vote that itself counts."""
+    place = {vote["id"]: i for i, vote in enumerate(votes)}
+    struck: set[str] = set()
+    for i in range(len(votes) - 1, -1, -1):
+        # From the last to the first: whether a vote counts is known before its own strikes are.
+        strikes = votes[i].get("strikes")
+        if strikes and votes[i]["id"] not in struck:
+            struck.update(one for one in strikes if place.get(one, i) < i)
+    return struck
+
+
+def _is_vote(record: Vote | None) -> bool:
+    return record is not None and record.get("kind") != "set"
