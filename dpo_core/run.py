@@ -228,7 +228,7 @@ class _Run:
             self._rho = RHO_DECAY * before + (1 - RHO_DECAY) * ratio
 
     def _skip(self, finite_loss: bool) -> None:
-        """Leaves the adapter as it is. Where only fp16 gradients overflowed, they are made smaller."""
+        """Leaves the adapter as it is. Where only fp16 gradients overflowed, makes them smaller."""
         if finite_loss and self._denoiser.needs_loss_scaling and self._loss_scale > 1:
             self._loss_scale /= 2
             return

@@ -45,8 +45,8 @@ class DemoDenoiser:
 def build_adapter(network: FlowNetwork, settings: AdapterSettings, seed: int) -> Adapter:
     """A LoRA over the linear and convolution layers of the network's blocks."""
     blocks = (ConvBlock, TransformerBlock)
-    inside = [m for block in network.modules() if isinstance(block, blocks) for m in block.modules()]
-    members = {id(module) for module in inside}
+    inside = [block.modules() for block in network.modules() if isinstance(block, blocks)]
+    members = {id(module) for modules in inside for module in modules}
     targets = [
         Target(name, module, type(module).forward.__get__(module))
         for name, module in network.named_modules()
@@ -61,7 +61,7 @@ def attached(network: FlowNetwork, adapter: Adapter) -> Iterator[None]:
     layers = [network.get_submodule(name) for name in adapter.names]
     try:
         for name, layer in zip(adapter.names, layers, strict=True):
-            layer.forward = partial(adapter.forward, name)  # type: ignore[method-assign]
+            layer.forward = partial(adapter.forward, name)
         yield
     finally:
         for layer in layers:

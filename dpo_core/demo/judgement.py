@@ -90,9 +90,9 @@ def held_out_accuracy(
     words = tuple(pair.conditioning for pair in pairs)
     margin = torch.zeros(len(pairs))
     for level in LEVELS:
-        reference = _errors(denoiser, chosen, words, level), _errors(denoiser, rejected, words, level)
+        reference = [_errors(denoiser, side, words, level) for side in (chosen, rejected)]
         with attached(network, adapter):
-            policy = _errors(denoiser, chosen, words, level), _errors(denoiser, rejected, words, level)
+            policy = [_errors(denoiser, side, words, level) for side in (chosen, rejected)]
         margin += (reference[0] - policy[0]) - (reference[1] - policy[1])
     wins = float((margin > 0).sum()) + float((margin == 0).sum()) / 2
     return wilson(wins, len(pairs))
@@ -107,7 +107,8 @@ def _error(denoiser: Denoiser, pictures: Tensor, prompts: Sequence[str]) -> floa
 def _errors(
     denoiser: Denoiser, pictures: Tensor, words: tuple[tuple[int, ...], ...], level: float
 ) -> Tensor:
-    noise = torch.randn(pictures[0].shape, generator=torch.Generator().manual_seed(round(level * 100)))
+    generator = torch.Generator().manual_seed(round(level * 100))
+    noise = torch.randn(pictures[0].shape, generator=generator)
     errors = []
     for i in range(0, len(pictures), 32):
         part = pictures[i : i + 32]

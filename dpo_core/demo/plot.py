@@ -46,7 +46,8 @@ def plot_methods(rows: Sequence[dict[str, Any]]) -> Image.Image:
         for row in members:
             x, y = place(row["drift"], row["win_rate"])
             pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
-        x, y = place(*(sum(row[k] for row in members) / len(members) for k in ("drift", "win_rate")))
+        axes = ("drift", "win_rate")
+        x, y = place(*(sum(row[axis] for row in members) / len(members) for axis in axes))
         pen.ellipse((x - 8, y - 8, x + 8, y + 8), outline=colour, width=3)
         top = EDGE + 24 * i
         pen.ellipse((WIDTH, top + 3, WIDTH + 10, top + 13), fill=colour)

@@ -27,16 +27,17 @@ dt {{ font-weight: 600 }} dd {{ margin: 0 }}
 pre {{ background: #eee; padding: 1rem; overflow-x: auto }}
 </style></head><body>
 <h1>A taste learned: {taste}</h1>
-<p>{pairs} times the taste, which prefers {wish}, picked one of two pictures the base model had drawn.
-From these picks alone a LoRA was trained in {steps} steps. Below, base and LoRA draw prompts and
-seeds neither has been trained on.</p>
+<p>{pairs} times the taste, which prefers {wish}, picked one of two pictures the base model had
+drawn. From these picks alone a LoRA was trained in {steps} steps. Below, base and LoRA draw
+prompts and seeds neither has been trained on.</p>
 <dl>
 <dt>Win rate</dt><dd>{win_rate}: how often the LoRA's picture is liked better than the base's, of
 {trials}, with its 95&nbsp;% interval</dd>
 <dt>Reward</dt><dd>{reward:+.2f} standard deviations of the base's pictures</dd>
 <dt>Drift</dt><dd>{drift:.2f}: how unlikely the base finds the LoRA's pictures; its own are 1</dd>
 </dl>
-<h2>Before and after</h2><img alt="Pictures of the base model above those of the LoRA" src="{sheet}">
+<h2>Before and after</h2>
+<img alt="Pictures of the base model above those of the LoRA" src="{sheet}">
 <h2>Training</h2><img alt="Curves of loss, accuracy, margin and prediction change" src="{curves}">
 <h2>Settings</h2><pre>{settings}</pre>
 </body></html>

@@ -31,7 +31,8 @@ def contact_sheet(before: Tensor, after: Tensor, columns: int, title: Sequence[s
     band = 2 * side + 3 * GAP
     sheet = Image.new("RGB", (label + columns * (side + GAP), HEAD + rows * band), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((label, 8), "same prompt and seed, one above the other", INK, ImageFont.load_default(14))
+    title = "same prompt and seed, one above the other"
+    pen.text((label, 8), title, INK, ImageFont.load_default(14))
     for i in range(len(before)):
         x = label + (i % columns) * (side + GAP)
         y = HEAD + (i // columns) * band
