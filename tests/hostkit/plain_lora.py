@@ -26,7 +26,7 @@ PREFIX = "diffusion_model."
 def true_model(kind: str, storage: str = "fp32", deltas: Deltas | None = None) -> ModelPatcher:
     """A plainly loaded fp32 model outside inference mode, holding what `storage` rounds to.
 
-    `storage` is fp32, fp8 or quantised; `deltas` (by parameter name) are added on top.
+    `storage` is fp32, bf16, fp8 or quantised; `deltas` (by parameter name) are added on top.
     """
     patcher = tiny_patcher(kind, inference=False)
     comfy.model_management.load_models_gpu([patcher])
@@ -41,8 +41,8 @@ def true_model(kind: str, storage: str = "fp32", deltas: Deltas | None = None) -
 def stored(name: str, weight: Tensor, storage: str) -> Tensor:
     """What is left of `weight` in the tiny file of this storage."""
     fp8 = torch.float8_e4m3fn
-    if storage == "fp8":
-        return weight.to(fp8).float()
+    if storage in ("fp8", "bf16"):
+        return weight.to(fp8 if storage == "fp8" else torch.bfloat16).float()
     if storage == "quantised" and "blocks." in name and weight.ndim == 2:
         scale = weight.abs().amax() / torch.finfo(fp8).max
         return (weight / scale).to(fp8).float() * scale
