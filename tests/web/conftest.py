@@ -1,0 +1,77 @@
+"""Fixtures for tests in ComfyUI's page; where it cannot be driven every module is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from hostkit import checkout
+from webkit import browser
+from webkit.front_end import CANVAS_MODES, FrontEnd
+
+if TYPE_CHECKING:
+    from hostkit.server import ComfyServer
+    from playwright.sync_api import BrowserContext
+
+PACK = "comfyui-dpo-web"
+CHECKPOINT = "tiny.safetensors"
+REASON = browser.missing_reason()
+
+
+@pytest.fixture(scope="session")
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running ComfyUI with the pack as `PACK` and a tiny SD 1.5 called `CHECKPOINT`.
+
+    It is not the server of `tests/host`: the page leaves settings and workflows behind.
+    """
+    found = checkout.find_checkout()
+    assert found is not None
+    checkout.enter_checkout(found)
+    from hostkit.server import ComfyServer
+    from hostkit.tiny_models import write_sd15_checkpoint
+
+    server = ComfyServer(found, tmp_path_factory.mktemp("comfyui"), PACK)
+    folder = server.base_dir / "models" / "checkpoints"
+    write_sd15_checkpoint(folder).rename(folder / CHECKPOINT)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tabs(web_server: ComfyServer) -> Iterator[BrowserContext]:
+    """Opens tabs of a running Chromium."""
+    with browser.chromium() as running, browser.tabs(running, web_server.url) as context:
+        yield context
+
+
+@pytest.fixture(params=CANVAS_MODES)
+def canvas_mode(request: pytest.FixtureRequest) -> str:
+    """Each way of drawing nodes in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def front_end(
+    web_server: ComfyServer, tabs: BrowserContext, canvas_mode: str
+) -> Iterator[FrontEnd]:
+    """ComfyUI's page in a new tab, ready for use."""
+    page = tabs.new_page()
+    shown = FrontEnd(page, web_server, canvas_mode)
+    shown.open()
+    yield shown
+    page.close()
+
+
+class _SkippedModule(pytest.Module):
+    def collect(self) -> Iterator[pytest.Item]:
+        assert REASON is not None
+        pytest.skip(REASON, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: object, parent: pytest.Collector
+) -> pytest.Module | None:
+    if REASON is None:
+        return None
+    return _SkippedModule.from_parent(parent, path=module_path)
