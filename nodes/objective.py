@@ -9,6 +9,12 @@ from .tooltip import field_docs
 from .types import CATEGORY, Objective
 
 
+PRESETS = {
+    "conservative": ObjectiveSettings(beta=5000.0),
+    "strong": ObjectiveSettings(beta=200.0, supervised_mix=0.25),
+}
+
+
 class ObjectiveNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,6 +25,14 @@ class ObjectiveNode(io.ComfyNode):
             category=CATEGORY,
             description="How picks become a loss. Without this node the trainer uses its defaults.",
             inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=["custom", *PRESETS],
+                    default="custom",
+                    tooltip="custom uses the values below. conservative stays close to the model "
+                    "(beta 5000). strong lets it move far (beta 200, supervised mix 0.25): watch "
+                    "the pictures. A preset replaces the values below.",
+                ),
                 io.Combo.Input(
                     "loss", options=["sigmoid"], default="sigmoid", tooltip=docs["loss"]
                 ),
@@ -39,9 +53,16 @@ class ObjectiveNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, loss: str, beta: float, label_smoothing: float, supervised_mix: float
+        cls,
+        preset: str,
+        loss: str,
+        beta: float,
+        label_smoothing: float,
+        supervised_mix: float,
     ) -> io.NodeOutput:
-        objective = ObjectiveSettings(loss, beta, label_smoothing, supervised_mix)
+        objective = PRESETS.get(preset) or ObjectiveSettings(
+            loss, beta, label_smoothing, supervised_mix
+        )
         if problems := objective.problems():
             raise ValueError("This objective cannot be used:\n- " + "\n- ".join(problems))
         return io.NodeOutput(objective)

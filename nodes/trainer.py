@@ -23,7 +23,7 @@ from ..dpo_core.training.optimizer import OptimizerSettings
 from .host.encoding import model_shaped
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.progress import Progress
-from .host.training import Origin, Trained, build_trainer, model_problems, train_steps
+from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
 from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Trainer
@@ -131,6 +131,8 @@ class TrainerNode(io.ComfyNode):
                 model, shaped, settings, adapter, gradient_checkpointing, origin
             )
         said.append(f"{len(shaped)} pairs, run {trainer.run.id}")
+        if wrappers := left_out(model):
+            said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
         if held_out := (0 if dataset is None else len(dataset)) - len(shaped):
             said.append(f"{held_out} pairs are kept for validation and not trained on")
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})

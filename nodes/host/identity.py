@@ -29,7 +29,7 @@ def model_identity(patcher: ModelPatcher) -> dict[str, Any]:
         "compute_dtype": str(model.get_dtype_inference()),
         "patches": _patches(patcher),
         "sampling": [float(sampling.percent_to_sigma(u)) for u in (0.1, 0.5, 0.9)],
-        "options": sorted(_option_names(patcher.model_options)),
+        "options": _described(patcher.model_options),
     }
 
 
@@ -70,10 +70,29 @@ def _sample(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)}{tensor_digest(flat[::stride].float())}"
 
 
-def _option_names(options: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in options.items():
-        names.append(f"{prefix}{key}")
-        if isinstance(value, dict):
-            names += _option_names(value, f"{prefix}{key}/")
-    return names
+def _described(value: Any, depth: int = 0) -> Any:
+    """A model option by what it does: names, numbers, and what its functions have closed over."""
+    if depth > 8:
+        return type(value).__qualname__
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, Tensor):
+        return _sample(value)
+    if isinstance(value, dict):
+        return {str(key): _described(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(item, depth + 1) for item in value]
+    cells = getattr(value, "__closure__", None) or ()
+    inside = [_described(cell.cell_contents, depth + 1) for cell in cells if _filled(cell)]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    state = getattr(value, "__dict__", {}) if not callable(value) or not cells else {}
+    plain = {k: v for k, v in state.items() if isinstance(v, (str, int, float, bool))}
+    return [name, inside, plain]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True

@@ -141,6 +141,8 @@ def model_problems(patcher: ModelPatcher) -> list[str]:
     model: Any = patcher.model
     kinds = [_OTHER_KINDS.get(cls.__name__) for cls in type(model).__mro__]
     kind = next((k for k in kinds if k), None)
+    if getattr(model, "image_to_video", False):
+        kind = "video"
     if kind is not None and type(model).__name__ != "Kandinsky5Image":
         found.append(
             f"{type(model).__name__} is a model for {kind}; preferences train image models only."
@@ -153,6 +155,15 @@ def model_problems(patcher: ModelPatcher) -> list[str]:
     if patcher.hook_patches:
         found.append("The model carries hooks. Connect it without them.")
     return found
+
+
+def left_out(patcher: ModelPatcher) -> list[str]:
+    """Names of what other nodes put around the model and training does without."""
+    wrappers = patcher.wrappers.values()
+    found = [str(key) for kind in wrappers for key, members in kind.items() if members]
+    if "model_function_wrapper" in patcher.model_options:
+        found.append("model function wrapper")
+    return sorted(set(found))
 
 
 def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:

@@ -363,6 +363,7 @@ def test_linked_steps_and_objective_out_of_range(comfy_server: ComfyServer, mode
     prompt["below"] = node("PrimitiveFloat", value=-1.0)
     prompt["objective"] = node(
         "DPOObjective",
+        preset="custom",
         loss="sigmoid",
         beta=["below", 0],
         label_smoothing=["below", 0],

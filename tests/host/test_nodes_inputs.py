@@ -244,7 +244,12 @@ def test_pairs_of_all_sizes_are_trained_in_batches(
     prompt["joined"] = node("DPOJoinPairs", pairs_a=["pairs", 0], pairs_b=["others", 0])
     prompt["dataset"] = encoding(["joined", 0])
     prompt["objective"] = node(
-        "DPOObjective", loss="sigmoid", beta=2000.0, label_smoothing=0.1, supervised_mix=0.1
+        "DPOObjective",
+        preset="custom",
+        loss="sigmoid",
+        beta=2000.0,
+        label_smoothing=0.1,
+        supervised_mix=0.1,
     )
     prompt["trainer"] = trainer(
         batch_size=2,

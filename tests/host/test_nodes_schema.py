@@ -36,6 +36,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "positive": ("CONDITIONING", REQUIRED),
     },
     "DPOObjective": {
+        "preset": ("COMBO", "custom"),
         "loss": ("COMBO", "sigmoid"),
         "beta": ("FLOAT", 5000.0),
         "label_smoothing": ("FLOAT", 0.0),
