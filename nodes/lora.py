@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.lora_check import check_saved
+from .host.progress import say
 from .host.training import Trainer as TrainerValue
 from .host.training import lora_of, metadata_of
 from .types import CATEGORY, Lora, Trainer
@@ -61,6 +62,7 @@ class SaveLora(io.ComfyNode):
             description="Writes the LoRA below the output folder, reads it back and checks it. "
             "Files in output/loras appear in every LoRA loader.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Lora.Input("lora", tooltip="From Train Steps, or a LoRA that was loaded."),
                 io.String.Input(
@@ -97,6 +99,7 @@ class SaveLora(io.ComfyNode):
                 ) from error
             report = check_saved(path, lora, None if trainer is None else trainer.patcher)
         line = f"Saved {path}. {report}"
+        say(line, cls.hidden.unique_id, log=True)
         return io.NodeOutput(str(path), ui={"text": [line]})
 
 

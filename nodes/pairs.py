@@ -11,6 +11,7 @@ from ..dpo_core.pairs.folder import folder_manifest, load_pair_folder
 from ..dpo_core.pairs.problem import PairError, PairProblem
 from ..dpo_core.pairs.record import Pair, PairSet, Picture
 from .host.folders import READABLE, FolderNotAllowed, readable_folder
+from .host.progress import say
 from .types import CATEGORY, Pairs
 
 
@@ -23,8 +24,9 @@ class LoadPairFolder(io.ComfyNode):
             category=CATEGORY,
             description="Reads chosen and rejected images with their captions from a folder.",
             search_aliases=["preference pairs", "chosen rejected", "dpo dataset"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
-                io.String.Input("folder", default="", tooltip=READABLE),
+                io.String.Input("folder", default="", placeholder="pairs", tooltip=READABLE),
                 io.String.Input(
                     "chosen_pattern",
                     default="chosen/{}",
@@ -68,6 +70,7 @@ class LoadPairFolder(io.ComfyNode):
         reading = load_pair_folder(
             readable_folder(folder), chosen_pattern, rejected_pattern, on_problem
         )
+        say(reading.report, cls.hidden.unique_id)
         return io.NodeOutput(reading.pairs, reading.report, ui={"text": [reading.report]})
 
 

@@ -21,8 +21,9 @@ from ..dpo_core.training.four_passes import SCHEDULES
 from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from ..dpo_core.training.optimizer import OptimizerSettings
 from .host.encoding import model_shaped
+from .host.folders import shown
 from .host.lora_keys import read_existing, refuse_if_upstream
-from .host.progress import Progress
+from .host.progress import Progress, say
 from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
@@ -41,6 +42,7 @@ class TrainerNode(io.ComfyNode):
             description="Puts a trainable LoRA on the loaded model. The model itself is never "
             "changed; no second copy of it is made.",
             search_aliases=["dpo", "preference training", "train lora"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model to teach. LoRAs loaded before count as "
                                "part of it."),
@@ -135,6 +137,7 @@ class TrainerNode(io.ComfyNode):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
         if held_out := (0 if dataset is None else len(dataset)) - len(shaped):
             said.append(f"{held_out} pairs are kept for validation and not trained on")
+        say("\n".join(said), cls.hidden.unique_id)
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
 
 
@@ -262,7 +265,7 @@ def _summary(trained: Trained) -> str:
         f"{counted(trained.trainer.step, 'step')}. Over the last {len(last)}: loss "
         f"{mean('loss/dpo'):.4f}, accuracy {mean('dpo/accuracy'):.2f}, prediction changed by "
         f"{100 * mean('prediction_change') ** 0.5:.2f} %. The run is {verb} "
-        f"{trained.trainer.run.path}."
+        f"{shown(trained.trainer.run.path)}."
     )
     if skipped := len(trained.rows) - len(done):
         line += f" {counted(skipped, 'step')} without a finite result changed nothing."

@@ -22,6 +22,12 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "dpo" / "runs"
 
 
+def shown(path: Path) -> str:
+    """How a person is told of a path: from the output folder on, where it lies there."""
+    output = Path(folder_paths.get_output_directory())
+    return str(Path("output") / path.relative_to(output)) if path.is_relative_to(output) else str(path)
+
+
 def readable_folder(text: str) -> Path:
     """The folder a person named, resolved and checked.
 

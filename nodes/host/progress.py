@@ -34,8 +34,13 @@ class Progress:
 
     def say(self, text: str, log: bool = False) -> None:
         """Shows a line on the node; with ``log`` also in the console."""
-        if log:
-            logging.info("DPO: %s", text)
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node is not None:
-            server.send_progress_text(text, self._node, server.client_id)
+        say(text, self._node, log)
+
+
+def say(text: str, node_id: str | None, log: bool = False) -> None:
+    """Shows text on a node, in both renderers; with ``log`` also in the console."""
+    if log:
+        logging.info("DPO: %s", text)
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id, server.client_id)
