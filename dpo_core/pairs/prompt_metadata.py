@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ MAX_PROMPT_CHARS = 64 * 1024
 MAX_NODES = 20_000
 MAX_SAMPLERS = 64
 MAX_LINKS = 64
+MAX_VISITED = 2_000
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _GRAPH_TAGS = (
@@ -50,6 +51,12 @@ _ENCODER_FIELDS = (
     "prompt", "user_prompt",
 )  # fmt: skip
 _STRING_FIELDS = ("value", "text", "string", "prompt")
+
+# What shapes a picture without being one: what made those is another story.
+_NO_PICTURE = {
+    "clip", "cond", "conditioning", "control", "guider", "lora", "mask", "model", "negative",
+    "noise", "positive", "sampler", "sigmas", "unet", "vae",
+}  # fmt: skip
 
 Node = Mapping[str, Any]
 
@@ -156,11 +163,55 @@ def _from_swarm(text: str) -> str | None:
 
 def _from_graph(text: str) -> str | None:
     """ComfyUI's API graph: the one text behind the positive side of all its samplers."""
-    graph = json.loads(text)
-    if not isinstance(graph, dict) or len(graph) > MAX_NODES:
-        return None
-    nodes = {key: node for key, node in graph.items() if _is_node(node)}
-    sources = [link for node in nodes.values() for link in _sampler_sources(nodes, node)]
+    nodes = graph_nodes(json.loads(text))
+    return _one_prompt(nodes, nodes.values())
+
+
+def prompt_behind(graph: object, link: object) -> str | None:
+    """The positive prompt of the pictures that come in by one link of a ComfyUI API graph.
+
+    Other samplers of the graph do not matter. On one line; None if not certain. Never raises.
+
+    Args:
+        graph: node id -> {"class_type": ..., "inputs": {...}}.
+        link: [node id, output], the value of an image or latent input.
+    """
+    nodes = graph_nodes(graph)
+    prompt = _one_prompt(nodes, picture_nodes(nodes, link))
+    return None if prompt is None or len(prompt) > MAX_PROMPT_CHARS else tidy_prompt(prompt)
+
+
+def graph_nodes(graph: object) -> dict[str, Node]:
+    """The nodes of a graph; none if it is no graph, or larger than any real one."""
+    if not isinstance(graph, Mapping) or len(graph) > MAX_NODES:
+        return {}
+    return {key: node for key, node in graph.items() if _is_node(node)}
+
+
+def picture_nodes(nodes: Mapping[str, Node], link: object) -> list[Node]:
+    """The nodes that pictures pass on their way to `link`, the nearest first.
+
+    Models, prompts and masks are not followed: what they were made with is of other pictures.
+    """
+    found: dict[str, Node] = {}
+    links = [link]
+    while links and len(found) < MAX_VISITED:
+        link = links.pop(0)
+        key = str(link[0]) if is_link(link) else ""
+        if key not in nodes or key in found:
+            continue
+        node = found[key] = nodes[key]
+        links += [
+            value
+            for name, value in node["inputs"].items()
+            if is_link(value) and _NO_PICTURE.isdisjoint(re.split("[^a-z]+", name.lower()))
+        ]
+    return list(found.values())
+
+
+def _one_prompt(nodes: Mapping[str, Node], among: Iterable[Node]) -> str | None:
+    """The one text behind the positive side of all samplers of `among`."""
+    sources = [link for node in among for link in _sampler_sources(nodes, node)]
     if not sources or len(sources) > MAX_SAMPLERS:
         return None
     prompts = {None if link is None else _conditioning_text(nodes, link) for link in sources}
@@ -180,18 +231,18 @@ def _sampler_sources(nodes: Mapping[str, Node], node: Node) -> Iterator[list[Any
     if "sampler" not in node["class_type"].lower():
         return
     inputs = node["inputs"]
-    if _is_link(inputs.get("positive")):
+    if is_link(inputs.get("positive")):
         yield inputs["positive"]
-    elif _is_link(inputs.get("guider")):
-        guider = _linked(nodes, inputs["guider"])
+    elif is_link(inputs.get("guider")):
+        guider = linked(nodes, inputs["guider"])
         given = {} if guider is None else guider["inputs"]
-        links = [given[name] for name in ("positive", "conditioning") if _is_link(given.get(name))]
+        links = [given[name] for name in ("positive", "conditioning") if is_link(given.get(name))]
         yield links[0] if len(links) == 1 else None
 
 
 def _conditioning_text(nodes: Mapping[str, Node], link: list[Any]) -> str | None:
     for _ in range(MAX_LINKS):
-        node = _linked(nodes, link)
+        node = linked(nodes, link)
         if node is None:
             return None
         kind = node["class_type"].lower()
@@ -200,7 +251,7 @@ def _conditioning_text(nodes: Mapping[str, Node], link: list[Any]) -> str | None
         before = [
             value
             for name, value in node["inputs"].items()
-            if name.lower().startswith(("cond", "positive")) and _is_link(value)
+            if name.lower().startswith(("cond", "positive")) and is_link(value)
         ]
         if not before:
             return _encoder_text(nodes, node) if "textencode" in kind else None
@@ -226,7 +277,7 @@ def _string(nodes: Mapping[str, Node], field: object) -> str | None:
     for _ in range(MAX_LINKS):
         if isinstance(field, str):
             return field
-        node = _linked(nodes, field) if _is_link(field) else None
+        node = linked(nodes, field) if is_link(field) else None
         if node is None:
             return None
         # Any further setting may change the text on its way (a separator, a seed, a position).
@@ -237,13 +288,15 @@ def _string(nodes: Mapping[str, Node], field: object) -> str | None:
     return None
 
 
-def _linked(nodes: Mapping[str, Node], link: Any) -> Node | None:
+def linked(nodes: Mapping[str, Node], link: Any) -> Node | None:
+    """The node behind a link, if it comes from that node's first output."""
     # Positive conditioning, guiders and strings leave their node by its first output; of another
     # output it cannot be told what it is.
     return nodes.get(str(link[0])) if link[1] == 0 else None
 
 
-def _is_link(value: object) -> bool:
+def is_link(value: Any) -> bool:
+    """True for [node id, output]."""
     return (
         isinstance(value, list)
         and len(value) == 2

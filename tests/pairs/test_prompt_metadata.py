@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpo_core.pairs.prompt_metadata import read_prompt
+from dpo_core.pairs.prompt_metadata import prompt_behind, read_prompt
 
 TAIL = "Negative prompt: ugly, blurry\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
@@ -307,3 +307,48 @@ def test_reading_stops_where_the_pixels_begin(tmp_path: Path) -> None:
     path = png(tmp_path / "a.png", parameters=f"a cat\n{TAIL}")
     path.write_bytes(path.read_bytes()[:-20])
     assert read_prompt(path) == "a cat"
+
+
+# The pictures of one link
+
+
+def two_pictures() -> dict[str, Any]:
+    """A cat from a LoRA that learned from pictures of a dog."""
+    return simple_graph(
+        _4=node("VAEDecode", samples=["1", 0], vae=["99", 2]),
+        _1=node("KSampler", positive=["2", 0], negative=["3", 0], model=["10", 0]),
+        _10=node("LoraModelLoader", model=["99", 0], lora=["11", 0]),
+        _11=node("Train", images=["12", 0]),
+        _12=node("VAEDecode", samples=["13", 0], vae=["99", 2]),
+        _13=node("KSampler", positive=["14", 0], negative=["3", 0], model=["99", 0]),
+        _14=encode("a dog"),
+    )
+
+
+def test_only_what_made_the_pictures_of_a_link_is_asked() -> None:
+    graph = two_pictures()
+    assert prompt_behind(graph, ["4", 0]) == "a cat"
+    assert prompt_behind(graph, ["12", 0]) == "a dog"
+
+
+def test_pictures_of_two_prompts_have_none() -> None:
+    graph = two_pictures() | {"20": node("ImageBatch", image1=["4", 0], second_image=["12", 0])}
+    assert prompt_behind(graph, ["20", 0]) is None
+    graph["14"] = encode("a cat")
+    assert prompt_behind(graph, ["20", 0]) == "a cat"
+
+
+def test_a_second_pass_with_another_prompt_has_none() -> None:
+    graph = two_pictures()
+    graph["1"]["inputs"]["latent_image"] = ["13", 0]
+    assert prompt_behind(graph, ["4", 0]) is None
+
+
+@pytest.mark.parametrize("link", [None, 4, "4", [], ["4"], ["77", 0], ["4", "0"], {"a": 1}])
+def test_what_is_no_link_to_a_picture_has_none(link: object) -> None:
+    assert prompt_behind(two_pictures(), link) is None
+
+
+@pytest.mark.parametrize("graph", [None, [], {}, {"4": 3}, {"4": node("A", a=["4", 0])}])
+def test_what_is_no_graph_has_none(graph: object) -> None:
+    assert prompt_behind(graph, ["4", 0]) is None
