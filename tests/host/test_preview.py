@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy.model_management
 import comfy.sd
 import pytest
@@ -43,7 +45,7 @@ def train(run: Training, kind: str, previews: list[ModelPatcher]) -> tuple[Tenso
 )
 def test_previews_show_the_users_models_and_training_goes_on(kind: str, state: str) -> None:
     with load_state(state, kind, with_upstream_loras(kind)) as (patcher, _):
-        bare = sample(tiny_patcher(kind), kind)
+        without = sample(tiny_patcher(kind), kind)
         users = [patcher, with_another_lora(patcher, kind)]
         expected = [sample(user, kind) for user in users]
         with training(patcher, filled=False) as run:
@@ -58,7 +60,7 @@ def test_previews_show_the_users_models_and_training_goes_on(kind: str, state: s
     assert len(shown) == (STEPS - 1) * len(users)
     for picture, alone in zip(shown, expected * (STEPS - 1), strict=True):
         assert torch.equal(picture, alone)
-        assert (picture - bare).abs().max() > 1e-2  # the upstream LoRAs act
+        assert (picture - without).abs().max() > 1e-2  # the upstream LoRAs act
 
 
 def make_room(patcher: ModelPatcher, memory: float) -> None:
@@ -70,10 +72,19 @@ def make_room(patcher: ModelPatcher, memory: float) -> None:
             models.remove(loaded)
 
 
-@pytest.mark.parametrize("state", LOAD_STATES)
-def test_unloading_in_between_changes_no_gradient(state: str) -> None:
+def bare(patcher: ModelPatcher) -> ModelPatcher:
+    return patcher
+
+
+@pytest.mark.parametrize(
+    ("state", "prepare"),
+    [(state, with_upstream_loras("sd3")) for state in LOAD_STATES] + [("plain", bare)],
+)
+def test_unloading_in_between_changes_no_gradient(
+    state: str, prepare: Callable[[ModelPatcher], ModelPatcher]
+) -> None:
     with (
-        load_state(state, "sd3", with_upstream_loras("sd3")) as (patcher, _),
+        load_state(state, "sd3", prepare) as (patcher, _),
         training(patcher) as run,
     ):
         rows = training_rows("sd3", run.denoiser)
