@@ -8,15 +8,23 @@ from .dataset import DatasetFromLatents, EncodePairs
 from .lora import LoadLora, SaveLora
 from .objective import ObjectiveNode
 from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
+from .ranking import ExportPairFolder, LoadLabelledFolder, LoadPreferences, RankImages
+from .routes import register_routes
 from .trainer import TrainerNode, TrainStepsNode
+
+register_routes()
 
 
 class DPOExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadPairFolder,
+            LoadLabelledFolder,
             PairsFromImages,
             JoinPairs,
+            RankImages,
+            LoadPreferences,
+            ExportPairFolder,
             EncodePairs,
             DatasetFromLatents,
             ObjectiveNode,

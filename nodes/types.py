@@ -10,3 +10,14 @@ Objective = io.Custom("DPO_OBJECTIVE")
 Trainer = io.Custom("DPO_TRAINER")
 Lora = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
+
+
+@io.comfytype(io_type="DPO_RANKING")
+class Ranking(io.ComfyTypeI):
+    """What the ranking widget keeps in a workflow: which set was ranked, never an image."""
+
+    Type = dict
+
+    class Input(io.WidgetInput):
+        def __init__(self, id: str, tooltip: str, optional: bool = False) -> None:
+            super().__init__(id, optional=optional, tooltip=tooltip, default={}, socketless=True)

@@ -201,6 +201,7 @@ def test_holds_in_this_project(rule: Rule) -> None:
         (rooms_import_in_one_direction, "dpo_core/training/a.py", "from ..run import b"),
         (rooms_import_in_one_direction, "dpo_core/run.py", "from .saving.a import b"),
         (rooms_import_in_one_direction, "dpo_core/saving/a.py", "from ..demo import b"),
+        (rooms_import_in_one_direction, "dpo_core/__main__.py", "from .run import b"),
         (nodes_import_the_core_and_the_host_alone, "nodes/pairs.py", "from dpo_core.run import a"),
         (nodes_import_the_core_and_the_host_alone, "nodes/pairs.py", "import nodes"),
         (nodes_import_the_core_and_the_host_alone, "nodes/routes.py", "import requests"),
@@ -225,6 +226,7 @@ def test_imports_of_the_own_room_and_of_allowed_ones_pass(tmp_path: Path) -> Non
     for file, lines in {
         "dpo_core/saving/a.py": "from .atomic import b\nfrom ..run import c\nimport torch, json",
         "dpo_core/pairs/a.py": "from PIL import Image\nfrom . import record",
+        "dpo_core/__main__.py": "from .demo import command",
         "nodes/a.py": "import comfy.sd\nfrom .host.b import c\nfrom ..dpo_core.run import d",
         "nodes/host/a.py": "from . import b\nfrom ...dpo_core.run import d\nb.model.eval()",
         "tests/host/test_a.py": "import comfy.sd",

@@ -194,10 +194,9 @@ def picture_nodes(nodes: Mapping[str, Node], link: object) -> list[Node]:
     Models, prompts and masks are not followed: what they were made with is of other pictures.
     """
     found: dict[str, Node] = {}
-    links = [link]
+    links: list[Any] = [link] if is_link(link) else []
     while links and len(found) < MAX_VISITED:
-        link = links.pop(0)
-        key = str(link[0]) if is_link(link) else ""
+        key = str(links.pop(0)[0])
         if key not in nodes or key in found:
             continue
         node = found[key] = nodes[key]

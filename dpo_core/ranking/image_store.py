@@ -37,6 +37,11 @@ class NewImage:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+def image_id(pixels: Any) -> str:
+    """The id an image is stored under, `pixels` as in NewImage. Raises ValueError."""
+    return _pixel_digest(_eight_bit(pixels))
+
+
 class ImageStore:
     """The folder `images/` of a session."""
 

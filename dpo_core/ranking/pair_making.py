@@ -280,8 +280,8 @@ class _RecordMaker:
             for one in self._judged.standings(self._set.id)
             if one.compared and one.image not in self._missing
         ]
-        if len(ranked) < 2:
-            return []
+        if len(ranked) < 2 or ranked[0].rating == ranked[-1].rating:
+            return []  # all tied: nothing was preferred to anything
         return [
             RankedGroup(
                 self._set.prompt,

@@ -21,6 +21,7 @@ from .image_store import ImageStore, NewImage
 from .session_name import SessionNameError, same_session, session_name
 from .vote import (
     MAX_IMAGES,
+    MAX_STRIKES,
     CandidateSet,
     Vote,
     VoteError,
@@ -146,6 +147,29 @@ class Session:
         """Strikes out one vote, with a vote. Raises as `vote` does."""
         undo_id = undo_id or secrets.token_hex(16)
         return self.vote({"id": undo_id, "kind": "undo", "strikes": [vote_id]})
+
+    def set_of(self, vote_id: str) -> str | None:
+        """The set a vote was on, or the votes an undo struck out; None for an unknown vote.
+
+        Of what `vote`, `undo` or `state` have read so far, struck out or not.
+        """
+        for _ in range(MAX_STRIKES):
+            record = self._log.get(vote_id)
+            if record is None or record.get("kind") != "undo":
+                break
+            vote_id = str((record.get("strikes") or [None])[0])
+        else:
+            return None
+        return str(record["set"]) if record is not None and "set" in record else None
+
+    def set_times(self) -> dict[str, int]:
+        """When each set came, Unix time in ms, by its id, in the order they came."""
+        records = self._log.read().records
+        return {
+            str(record.get("set")): record.get("at", 0)
+            for record in records
+            if record.get("kind") == "set"
+        }
 
     def state(self) -> SessionState:
         """The session as it is on disk now. Reads only what is new."""

@@ -28,6 +28,10 @@ def shown(path: Path) -> str:
     return str(Path("output") / path.relative_to(output)) if path.is_relative_to(output) else str(path)
 
 
+def sessions_folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "dpo" / "sessions"
+
+
 def readable_folder(text: str) -> Path:
     """The folder a person named, resolved and checked.
 
@@ -62,6 +66,36 @@ def readable_folder(text: str) -> Path:
         f"There is no folder {text}. Looked for: {looked}. Check the name, or give the folder in "
         "full."
     )
+
+
+WRITABLE = (
+    "A new folder: a name below ComfyUI's output folder, or in full below its output, input or "
+    "datasets folder. If ComfyUI only listens to this computer, any folder of it, written in full."
+)
+
+
+def writable_folder(text: str) -> Path:
+    """The folder a person wants written, resolved and checked; it need not exist.
+
+    Raises:
+        FolderNotAllowed: it lies outside the places of :data:`WRITABLE`, or is one of them.
+    """
+    text = text.strip().strip('"')
+    if not text:
+        raise FolderNotAllowed(f"No folder is given. {WRITABLE}")
+    roots = _roots()
+    given = Path(text).expanduser() if _listens_only_locally() else Path(text)
+    try:
+        path = (Path(folder_paths.get_output_directory()) / given).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FolderNotAllowed(f"{text!r} is no folder's name: {error}.") from error
+    inside = any(root in path.parents for root in roots)
+    if path in roots or not (inside or (given.is_absolute() and _listens_only_locally())):
+        raise FolderNotAllowed(
+            f"{text} may not be written: it leads out of the folders that are open to this node. "
+            f"Give one of these: {WRITABLE[0].lower()}{WRITABLE[1:]}"
+        )
+    return path
 
 
 def _roots() -> list[Path]:

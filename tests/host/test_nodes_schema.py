@@ -23,6 +23,27 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "prompt": ("STRING", ""),
     },
     "DPOJoinPairs": {"pairs_a": ("DPO_PAIRS", REQUIRED), "pairs_b": ("DPO_PAIRS", REQUIRED)},
+    "DPOLoadLabelledFolder": {
+        "liked": ("STRING", ""),
+        "disliked": ("STRING", ""),
+        "on_problem": ("COMBO", "error"),
+    },
+    "DPORankImages": {
+        "images": ("IMAGE", REQUIRED),
+        "session": ("STRING", "default"),
+        "mode": ("COMBO", "best_worst"),
+        "use": ("COMBO", "session"),
+        "pairs_per_group": ("INT", 1),
+        "wait": ("BOOLEAN", False),
+        "ranking": ("DPO_RANKING", None),
+        "prompt": ("STRING", None),
+        "latents": ("LATENT", None),
+    },
+    "DPOLoadPreferences": {"session": ("COMBO", REQUIRED)},
+    "DPOExportPairFolder": {
+        "pairs": ("DPO_PAIRS", REQUIRED),
+        "folder": ("STRING", "dpo/export"),
+    },
     "DPOEncodePairs": {
         "pairs": ("DPO_PAIRS", REQUIRED),
         "vae": ("VAE", REQUIRED),
@@ -76,6 +97,10 @@ OUTPUTS = {
     "DPOLoadPairFolder": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
     "DPOPairsFromImages": [("pairs", "DPO_PAIRS")],
     "DPOJoinPairs": [("pairs", "DPO_PAIRS")],
+    "DPOLoadLabelledFolder": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
+    "DPORankImages": [("pairs", "DPO_PAIRS"), ("best", "IMAGE"), ("ranked", "IMAGE")],
+    "DPOLoadPreferences": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
+    "DPOExportPairFolder": [("path", "STRING")],
     "DPOEncodePairs": [("dataset", "DPO_DATASET")],
     "DPODatasetFromLatents": [("dataset", "DPO_DATASET")],
     "DPOObjective": [("objective", "DPO_OBJECTIVE")],
@@ -92,9 +117,12 @@ OUTPUTS = {
 }
 OPTIONS = {
     ("DPOLoadPairFolder", "on_problem"): ["error", "skip"],
+    ("DPOLoadLabelledFolder", "on_problem"): ["error", "skip"],
+    ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
+    ("DPORankImages", "use"): ["session", "this_batch"],
     ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
 }
-OUTPUT_NODES = {"DPOSaveLoRA", "DPOTrainSteps"}
+OUTPUT_NODES = {"DPOExportPairFolder", "DPORankImages", "DPOSaveLoRA", "DPOTrainSteps"}
 
 
 def _inputs(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any], bool]]:
@@ -144,5 +172,12 @@ def test_a_trainers_seed_stays_as_it_is_from_run_to_run(comfy_server: ComfyServe
 
 def test_image_and_latent_sockets_take_lists(comfy_server: ComfyServer) -> None:
     """ComfyUI would otherwise call the node once per element."""
-    for node_id in ("DPOPairsFromImages", "DPODatasetFromLatents"):
+    for node_id in ("DPOPairsFromImages", "DPODatasetFromLatents", "DPORankImages"):
         assert comfy_server.object_info(node_id)["is_input_list"] is True
+
+
+def test_the_ranking_is_a_widget_without_a_socket_that_starts_empty(
+    comfy_server: ComfyServer,
+) -> None:
+    ranking = comfy_server.object_info("DPORankImages")["input"]["optional"]["ranking"][1]
+    assert ranking["socketless"] is True and ranking["default"] == {}

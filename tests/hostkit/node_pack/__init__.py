@@ -83,6 +83,35 @@ class RandomConditioning:
         return ([[context, options]],)
 
 
+class RandomImages:
+    """An IMAGE batch of noise, no two images alike."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "make", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        sizes = ("batch", "height", "width", "seed")
+        return {"required": {name: ("INT", {"default": 4}) for name in sizes}}
+
+    def make(self, batch: int, height: int, width: int, seed: int) -> tuple[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.rand(batch, height, width, 3, generator=generator),)
+
+
+class ListedImages:
+    """Two batches as one list."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "join", ("IMAGE",)
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"first": ("IMAGE",), "second": ("IMAGE",)}}
+
+    def join(self, first: Any, second: Any) -> tuple[list[Any]]:
+        return ([first, second],)
+
+
 class ListedText:
     """A list of STRING, one for every line."""
 
@@ -99,5 +128,7 @@ class ListedText:
 
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
-    for cls in (FailingModel, RandomLatents, RandomConditioning, ListedText)
+    for cls in (
+        FailingModel, RandomLatents, RandomConditioning, RandomImages, ListedImages, ListedText,
+    )
 }

@@ -1,0 +1,446 @@
+"""Choosing among images in the graph, and what was chosen before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.cli_args import args
+from comfy_api.v0_0_2 import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+from ..dpo_core.pairs.export import export_pair_folder
+from ..dpo_core.pairs.folder import folder_manifest
+from ..dpo_core.pairs.generation import generation_behind
+from ..dpo_core.pairs.labelled_folder import load_labelled_folder
+from ..dpo_core.pairs.problem import PairError
+from ..dpo_core.pairs.prompt_metadata import prompt_behind
+from ..dpo_core.pairs.record import PairSet
+from ..dpo_core.ranking.given_votes import given_votes
+from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, image_id
+from ..dpo_core.ranking.pair_making import PairRules, SessionJudgement, make_preferences
+from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
+from ..dpo_core.ranking.session import Session, SessionState
+from ..dpo_core.ranking.session_name import SessionNameError
+from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
+from .host.folders import READABLE, WRITABLE, FolderNotAllowed, readable_folder, writable_folder
+from .host.sessions import open_session, session_store
+from .host.waiting import WAITING_ROOM, Waiting
+from .types import CATEGORY, Pairs, Ranking
+
+USES = ("session", "this_batch")
+
+
+class RankImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPORankImages",
+            display_name="Rank Images (DPO)",
+            category=CATEGORY,
+            description="Choose among generated images, here in the node. Every choice is kept on "
+            "disk and becomes pairs to train on. The queue does not wait for you: what you have "
+            "chosen counts from the next run on.",
+            search_aliases=["pick images", "preference", "choose best", "image picker", "rate"],
+            is_output_node=True,
+            is_input_list=True,
+            not_idempotent=True,
+            has_intermediate_output=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip=f"2 to {MAX_IMAGES} images of one prompt: a batch, or a list, which "
+                    "may hold several sizes. Pairs are only made of images of one size.",
+                ),
+                io.String.Input(
+                    "session", default="default",
+                    tooltip="Choices and images are kept under this name, in "
+                    "output/dpo/sessions. Use one for each taste you train.",
+                ),
+                io.Combo.Input(
+                    "mode", options=list(MODES), default=MODES[0],
+                    tooltip="best_worst: click the best, then the worst. rank: put any number in "
+                    "order. side_by_side: two at a time, a short tournament. thumbs: good or bad "
+                    "for each image on its own.",
+                ),
+                io.Combo.Input(
+                    "use", options=list(USES), default=USES[0],
+                    tooltip="session: pairs of everything chosen in the session so far. "
+                    "this_batch: only of these images, and until they are ranked, of those ranked "
+                    "last in this node.",
+                ),
+                io.Int.Input(
+                    "pairs_per_group", default=1, min=1, max=MAX_PAIRS_PER_GROUP,
+                    tooltip="Pairs made of each batch, where your choices tell so many apart. An "
+                    "image is in one pair of its batch. What you pick as best and worst is always "
+                    "a pair.",
+                ),
+                io.Boolean.Input(
+                    "wait", default=False,
+                    tooltip="Hold the queue until you have chosen and continue. Without it the "
+                    "queue goes on, and your choice counts in the next run.",
+                ),
+                Ranking.Input(
+                    "ranking", optional=True,
+                    tooltip="The choices made here. A script may give votes: "
+                    '{"votes": [{"kind": "best_worst", "best": 2, "worst": 0}]}, images counted '
+                    "from 0.",
+                ),
+                io.String.Input(
+                    "prompt", default="", optional=True,
+                    tooltip="The prompt these images were made with. Left empty, it is read from "
+                    "the sampler they come from.",
+                ),
+                io.Latent.Input(
+                    "latents", optional=True,
+                    tooltip="Latents of the same images. They are not used yet: pairs are encoded "
+                    "from the images.",
+                ),
+            ],
+            outputs=[
+                Pairs.Output(display_name="pairs"),
+                io.Image.Output(display_name="best"),
+                io.Image.Output(display_name="ranked"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, session: Sequence[str | None], **_: Any) -> str:
+        # Votes count, sets do not: storing the images of a run is no news to the next one.
+        return _votes_digest(session[0])
+
+    @classmethod
+    def execute(
+        cls,
+        images: Sequence[Tensor],
+        session: Sequence[str],
+        mode: Sequence[str],
+        use: Sequence[str],
+        pairs_per_group: Sequence[int],
+        wait: Sequence[bool],
+        ranking: Sequence[Mapping[str, Any]] = ({},),
+        prompt: Sequence[str] = ("",),
+        latents: Sequence[Any] = (),
+    ) -> io.NodeOutput:
+        graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
+        link = graph.get(node, {}).get("inputs", {}).get("images")
+        singles = _single_images(images)
+        _require_rankable(singles, prompt, mode[0])
+        text = next((one for one in prompt if one and one.strip()), None)
+        text = prompt_behind(graph, link) if text is None else text
+        metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
+        opened = open_session(session[0])
+        batch = _stored(opened, [NewImage(one, metadata) for one in singles], text or "")
+        given = _value(ranking)
+        for vote in given_votes(given, batch.id, [image_id(one) for one in singles]):
+            opened.vote(vote)
+        context = get_executing_context()
+        shown = {
+            "v": 1,
+            "session": opened.name,
+            "set_id": batch.id,
+            "mode": mode[0],
+            "pairs_per_group": pairs_per_group[0],
+            "wait": wait[0],
+            "node": node,
+            "prompt_id": "" if context is None else context.prompt_id,
+        }
+        if wait[0] and not opened.state().votes_on(batch.id):
+            _wait(shown)
+        rules = PairRules(pairs_per_group[0], soft_labels=False)
+        outcome = _outcome(opened.state(), batch, given, use[0], rules)
+        lines = [outcome.report] if text else [_NO_PROMPT, outcome.report]
+        return io.NodeOutput(
+            _or_blocked(None if outcome.pairs.is_empty else outcome.pairs),
+            _or_blocked(outcome.images[:1] if outcome.images is not None else None),
+            _or_blocked(outcome.images),
+            ui={"dpo_set": [shown], "text": ["\n".join(lines)]},
+        )
+
+
+class LoadPreferences(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOLoadPreferences",
+            display_name="Load Preferences (DPO)",
+            category=CATEGORY,
+            description="Everything chosen in a session so far, without its images being made "
+            "again.",
+            inputs=[
+                io.Combo.Input(
+                    "session", options=session_store().names(),
+                    tooltip="A session of Rank Images. It is read again when choices were added.",
+                ),
+                io.Int.Input(
+                    "pairs_per_group", default=1, min=1, max=MAX_PAIRS_PER_GROUP, optional=True,
+                    tooltip="Pairs made of each batch, as in Rank Images.",
+                ),
+            ],
+            outputs=[
+                Pairs.Output(display_name="pairs"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, session: str | None, **_: Any) -> str:
+        return _votes_digest(session)
+
+    @classmethod
+    def execute(cls, session: str, pairs_per_group: int = 1) -> io.NodeOutput:
+        opened = open_session(session)
+        if not opened.folder.is_dir():
+            raise ValueError(
+                f"There is no session {session!r} any more. Choose another one, or rank images in "
+                "a session of that name."
+            )
+        rules = PairRules(pairs_per_group, soft_labels=False)
+        made = make_preferences(opened.state(), rules)
+        pairs = _or_blocked(None if made.records.is_empty else made.records)
+        return io.NodeOutput(pairs, made.report, ui={"text": [made.report]})
+
+
+class ExportPairFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOExportPairFolder",
+            display_name="Export Pair Folder (DPO)",
+            category=CATEGORY,
+            description="Writes pairs as a folder of chosen and rejected images with captions, "
+            "which this and other trainers read. An earlier export in its place is replaced, "
+            "nothing else ever is.",
+            is_output_node=True,
+            inputs=[
+                Pairs.Input("pairs", tooltip="What to write."),
+                io.String.Input("folder", default="dpo/export", tooltip=WRITABLE),
+            ],
+            outputs=[io.String.Output(display_name="path")],
+        )
+
+    @classmethod
+    def execute(cls, pairs: PairSet, folder: str) -> io.NodeOutput:
+        target = writable_folder(folder)
+        try:
+            path = export_pair_folder(pairs, target)
+        except OSError as error:
+            raise ValueError(
+                f"The pairs could not be written to {target} ({error.strerror or error}). Nothing "
+                "half-written is left. Make room or give another folder, and run again."
+            ) from error
+        said = ", ".join(pairs.summary()[:1])
+        return io.NodeOutput(str(path), ui={"text": [f"Wrote {path}: {said}"]})
+
+
+class LoadLabelledFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPOLoadLabelledFolder",
+            display_name="Load Labelled Folder (DPO)",
+            category=CATEGORY,
+            description="Reads liked and disliked images with their captions from two folders.",
+            search_aliases=["kto", "liked disliked", "thumbs"],
+            inputs=[
+                io.String.Input(
+                    "liked", default="",
+                    tooltip=f"Images you like. May be left empty. {READABLE}",
+                ),
+                io.String.Input(
+                    "disliked", default="",
+                    tooltip=f"Images you do not like. May be left empty. {READABLE}",
+                ),
+                io.Combo.Input(
+                    "on_problem", options=["error", "skip"], default="error",
+                    tooltip="error stops and lists everything wrong with the folders; skip leaves "
+                    "those images out and lists them in the report.",
+                ),
+            ],
+            outputs=[
+                Pairs.Output(display_name="pairs"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, liked: str | None, disliked: str | None, **_: Any
+    ) -> str | float:
+        if liked is None or disliked is None:  # linked: not known before the node runs
+            return float("nan")
+        try:
+            return " ".join(map(_manifest, (liked, disliked)))
+        except (FolderNotAllowed, PairError, OSError) as error:
+            return str(error)
+
+    @classmethod
+    def execute(cls, liked: str, disliked: str, on_problem: str) -> io.NodeOutput:
+        folders: list[Path | str] = []
+        problems: list[str] = []
+        for name, text in (("liked", liked), ("disliked", disliked)):
+            try:
+                folders.append(readable_folder(text) if text.strip() else "")
+            except FolderNotAllowed as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise FolderNotAllowed("\n".join(problems))
+        reading = load_labelled_folder(folders[0], folders[1], on_problem)
+        return io.NodeOutput(reading.pairs, reading.report, ui={"text": [reading.report]})
+
+
+_NO_PROMPT = (
+    "The prompt of these images cannot be told from the graph; their pairs are trained without "
+    "one. Connect the text to the input `prompt`."
+)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the node gives: pairs, and the images of a batch, best first, if that is known."""
+
+    pairs: PairSet
+    images: Tensor | None
+    report: str
+
+
+def _outcome(
+    state: SessionState,
+    batch: CandidateSet,
+    ranking: Mapping[str, Any],
+    use: str,
+    rules: PairRules,
+) -> _Outcome:
+    ranked = _ranked_set(state, batch, ranking)
+    made = make_preferences(state, rules, None if use == "session" else [ranked])
+    return _Outcome(made.records, _images_best_first(state, ranked), made.report)
+
+
+def _ranked_set(state: SessionState, batch: CandidateSet, ranking: Mapping[str, Any]) -> str:
+    """The batch at hand once it has votes; until then the one ranked last in this node."""
+    last = ranking.get("set_id") if ranking.get("session") == state.name else None
+    if state.votes_on(batch.id) or not isinstance(last, str) or last not in state.sets:
+        return batch.id
+    return last
+
+
+def _images_best_first(state: SessionState, set_id: str) -> Tensor | None:
+    """Shape (n, height, width, 3); None while no image is better than another.
+
+    Images of several sizes lie in the middle of black ones of the largest height and width.
+    """
+    standings = SessionJudgement(state).standings(set_id)
+    if standings[0].rating == standings[-1].rating:
+        return None
+    images = []
+    for one in standings:
+        try:
+            images.append(torch.from_numpy(state.picture(set_id, one.image).pixels()))
+        except PairError:
+            continue  # the report says that it is gone
+    if not images:
+        return None
+    height, width = (max(image.shape[i] for image in images) for i in (0, 1))
+    frames = torch.zeros(len(images), height, width, 3)
+    for frame, image in zip(frames, images, strict=True):
+        top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+        frame[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return frames
+
+
+def _or_blocked(value: Any) -> Any:
+    """The value, or what quietly keeps the nodes after it from running."""
+    return ExecutionBlocker(None) if value is None else value
+
+
+def _wait(shown: Mapping[str, Any]) -> None:
+    """Holds the queue until the person is done, if a page of theirs is connected."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None or server.client_id is None or server.client_id not in server.sockets:
+        return
+    one = Waiting(shown["node"], shown["prompt_id"], shown["session"], shown["set_id"])
+    server.send_sync("dpo.set", dict(shown), server.client_id)
+    WAITING_ROOM.wait(
+        one,
+        comfy.model_management.throw_exception_if_processing_interrupted,
+        lambda: bool(server.sockets),
+    )
+
+
+def _stored(session: Session, images: Sequence[NewImage], prompt: str) -> CandidateSet:
+    try:
+        return session.add_set(images, prompt)
+    except OSError as error:
+        raise ValueError(
+            f"The images could not be stored in {session.folder} ({error.strerror or error}). "
+            "Nothing half-written is left, and what was chosen before is safe. Make room on the "
+            "disk and run again."
+        ) from error
+
+
+def _require_rankable(images: Sequence[Any], prompts: Sequence[str], mode: str) -> None:
+    problems = []
+    if len(images) > MAX_IMAGES:
+        problems.append(
+            f"There are {len(images)} images; at most {MAX_IMAGES} can be ranked together. Make "
+            "smaller batches."
+        )
+    elif len({image_id(one) for one in images}) < 2:
+        problems.append(
+            "There is only one image. Set batch_size to 2 or more." if len(images) == 1
+            else f"There are {len(images)} images, but all of them are the same."
+        )
+    if len({one for one in prompts if one and one.strip()}) > 1:
+        problems.append(
+            "The images have several prompts. Rank those of one prompt at a time: give one text."
+        )
+    if problems:
+        raise ValueError("These images cannot be ranked:\n- " + "\n- ".join(problems))
+
+
+def _single_images(images: Sequence[Tensor]) -> list[Any]:
+    """Arrays of shape (height, width, 3) from batches, single images and lists of them."""
+    singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
+    return [one[..., :3].cpu().float().numpy() for one in singles]
+
+
+def _value(ranking: Sequence[Any]) -> Mapping[str, Any]:
+    value = ranking[0] if ranking else None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError("`ranking` must be an object, such as {}.")
+    return value
+
+
+def _metadata(graph: Any, link: Any, extra: Any) -> dict[str, str]:
+    """What the stored PNGs say of how they were made, as ComfyUI's own do."""
+    if args.disable_metadata:
+        return {}
+    chunks = {"prompt": graph, "dpo_generation": generation_behind(graph, link), **(extra or {})}
+    written = {name: json.dumps(chunk) for name, chunk in chunks.items() if chunk}
+    if sum(map(len, written.values())) > MAX_METADATA_CHARS:
+        return {name: text for name, text in written.items() if name == "dpo_generation"}
+    return written
+
+
+def _votes_digest(session: str | None) -> str:
+    """Changes when votes do; `session` is None where it is not known before the node runs."""
+    try:
+        names = session_store().names() if session is None else [session]
+        return " ".join(open_session(name).state().digest() for name in names)
+    except (SessionNameError, OSError) as error:
+        return str(error)
+
+
+def _manifest(text: str) -> str:
+    return folder_manifest(readable_folder(text)) if text.strip() else ""
