@@ -1,0 +1,292 @@
+// The ranking widget in ComfyUI: DPO_RANKING inputs, and what runs, reloads and events mean to them.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
+
+const TYPE = "DPO_RANKING";
+const LEAST_HEIGHT = 360;
+const FIRST_SIZE = [440, 720];
+const KEPT = "dpo.unsaved.";
+/** The set on display, where the workflow keeps it: the prompt does not change with it. */
+const SHOWN = "dpo_set";
+
+/** What is on the page, by node. */
+const rankings = new Map();
+
+function loadStyle() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL("./ranking/ranking.css", import.meta.url).href;
+  document.head.append(link);
+}
+
+async function ask(path, options) {
+  try {
+    const response = await api.fetchApi(path, { cache: "no-store", ...options });
+    return { status: response.status, body: await response.json().catch(() => null) };
+  } catch {
+    return { status: 0, body: null };
+  }
+}
+
+const kept = {
+  all: () =>
+    Object.keys(localStorage)
+      .filter((key) => key.startsWith(KEPT))
+      .map((key) => localStorage.getItem(key)),
+  write(id, text) {
+    try {
+      localStorage.setItem(KEPT + id, text);
+    } catch {
+      // A full or forbidden storage: the choice still is on the page.
+    }
+  },
+  drop: (id) => localStorage.removeItem(KEPT + id),
+};
+
+// getRandomValues, for pages that are not from this machine and not over https, have no randomUUID.
+function newId() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((one) => one.toString(16).padStart(2, "0")).join("");
+}
+
+/** One DPO_RANKING input of a node. */
+class NodeRanking {
+  constructor(node, name) {
+    this.node = node;
+    this.name = name;
+    this.value = {};
+    this.ranking = new RankingWidget(this._port(), newId);
+    const { element } = this.ranking;
+    element.dataset.dpoW = name;
+    this.widget = node.addDOMWidget(name, "dpo_ranking", element, {
+      getValue: () => this.value,
+      setValue: (value) => this._restore(value),
+      getMinHeight: () => LEAST_HEIGHT,
+      hideOnZoom: false,
+    });
+    element.addEventListener("wheel", (event) => this._passWheel(event), { passive: false });
+    element.addEventListener("pointerdown", (event) => this._press(event));
+    this._follow("mode", (mode) => this.ranking.board.setMode(mode));
+    this._follow("pairs_per_group", (n) => this.ranking.board.setPairsPerGroup(Number(n)));
+  }
+
+  _port() {
+    return {
+      get: (path) => ask(path),
+      post: (path, body) =>
+        ask(path, {
+          method: "POST",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify(body),
+        }),
+      imageUrl: (url) => api.apiURL(url),
+      later(seconds, call) {
+        const timer = setTimeout(call, 1000 * seconds);
+        return () => clearTimeout(timer);
+      },
+      kept,
+      shown: (reference) => this._edit(() => (this.node.properties[SHOWN] = { ...reference })),
+      valueChanged: (value) => this._edit(() => (this.widget.value = value)),
+    };
+  }
+
+  // Inside a change of the graph, so that the page keeps it for the next visit.
+  _edit(change) {
+    const { graph } = this.node;
+    graph?.beforeChange?.(this.node);
+    this._editing = true;
+    change();
+    this._editing = false;
+    graph?.afterChange?.(this.node);
+  }
+
+  /** A value from a workflow file, undo, or a paste; or our own. */
+  _restore(value) {
+    this.value = value && typeof value === "object" && !Array.isArray(value) ? value : {};
+    if (!this._editing) this.showKnownSoon();
+  }
+
+  // Once for all that a workflow sets on the node.
+  showKnownSoon() {
+    if (this._soon) return;
+    this._soon = true;
+    queueMicrotask(() => {
+      this._soon = false;
+      this.showKnown();
+    });
+  }
+
+  /** What this node had on display: from the last run, else the workflow. */
+  showKnown() {
+    const [fresh] = outputsOf(this.node)?.dpo_set ?? [];
+    const known = fresh ?? this.node.properties?.[SHOWN] ?? this.value;
+    if (isReference(known)) this.ranking.board.show(known);
+    else this.ranking.board.clear();
+  }
+
+  /** Images of a run. */
+  arrive(reference) {
+    if (isReference(reference)) this.ranking.board.arrive(reference);
+  }
+
+  setWaiting(waiting) {
+    this.ranking.board.setWaiting(waiting);
+  }
+
+  /** Undo with Nodes 2.0 leaves the element of the node before it on the page. */
+  remount() {
+    const { element } = this.ranking;
+    if (element.isConnected) return;
+    const old = document.querySelector(
+      `[data-node-id="${CSS.escape(String(this.node.id))}"] [data-dpo-w="${this.name}"]`,
+    );
+    if (old && old !== element) old.replaceWith(element);
+  }
+
+  _follow(name, take) {
+    const widget = this.node.widgets?.find((one) => one.name === name);
+    if (!widget) return;
+    const before = widget.callback;
+    widget.callback = (...args) => {
+      before?.apply(widget, args);
+      take(widget.value);
+    };
+    take(widget.value);
+  }
+
+  /** The node's other widgets have their values by now. */
+  readSettings() {
+    const valueOf = (name) => this.node.widgets?.find((one) => one.name === name)?.value;
+    this.ranking.board.setMode(valueOf("mode"));
+    this.ranking.board.setPairsPerGroup(Number(valueOf("pairs_per_group")));
+  }
+
+  // The classic canvas does not hear what happens on an element above it.
+  _passWheel(event) {
+    if (globalThis.LiteGraph?.vueNodesMode || event.defaultPrevented) return;
+    const grid = event.target.closest?.(".dpo-grid");
+    const scrolls = grid && grid.scrollHeight > grid.clientHeight + 1;
+    if (scrolls && grid.contains(document.activeElement) && !event.ctrlKey) return;
+    event.preventDefault();
+    app.canvas?.processMouseWheel?.(event);
+  }
+
+  _press(event) {
+    if (event.button === 0) event.stopPropagation();
+  }
+
+  remove() {
+    rankings.delete(this.node);
+    this.ranking.dispose();
+  }
+}
+
+function isReference(value) {
+  return typeof value?.session === "string" && typeof value?.set_id === "string";
+}
+
+function outputsOf(node) {
+  const graph = node.graph;
+  const isRoot = !graph || graph === app.rootGraph || graph.isRootGraph;
+  return app.nodeOutputs?.[isRoot ? String(node.id) : `${graph.id}:${node.id}`];
+}
+
+/** The node with an execution id such as 5 or, inside subgraphs, 2:1. */
+function nodeOf(executionId) {
+  let graph = app.rootGraph;
+  let node = null;
+  for (const part of String(executionId).split(":")) {
+    node = graph?.getNodeById?.(part) ?? graph?.getNodeById?.(Number(part)) ?? null;
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+function rankingAt(executionId) {
+  return rankings.get(nodeOf(executionId));
+}
+
+function chain(node, name, also) {
+  const before = node[name];
+  node[name] = function (...args) {
+    const result = before?.apply(this, args);
+    also(...args);
+    return result;
+  };
+}
+
+async function showWaiting() {
+  const { status, body } = await ask("/dpo/waiting");
+  if (status !== 200) return;
+  for (const waiting of body.waiting) {
+    const found = rankingAt(waiting.node);
+    if (!found) continue;
+    found.arrive(waiting);
+    found.setWaiting(waiting);
+  }
+}
+
+function endWaiting(promptId) {
+  for (const one of rankings.values()) {
+    if (one.ranking.board.waiting?.prompt_id === promptId) one.setWaiting(null);
+  }
+}
+
+app.registerExtension({
+  name: "dpo.ranking",
+
+  init: loadStyle,
+
+  setup() {
+    api.addEventListener("dpo.set", ({ detail }) => {
+      const found = rankingAt(detail.node);
+      found?.arrive(detail);
+      if (detail.wait) found?.setWaiting(detail);
+    });
+    for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+      api.addEventListener(name, ({ detail }) => endWaiting(detail.prompt_id));
+    }
+    api.addEventListener("reconnected", () => {
+      for (const one of rankings.values()) one.ranking.board.retry();
+    });
+  },
+
+  getCustomWidgets() {
+    return {
+      [TYPE](node, name) {
+        const made = new NodeRanking(node, name);
+        rankings.set(node, made);
+        return { widget: made.widget };
+      },
+    };
+  },
+
+  nodeCreated(node) {
+    const made = rankings.get(node);
+    if (!made) return;
+    made.readSettings();
+    const [width, height] = node.size;
+    node.setSize([Math.max(width, FIRST_SIZE[0]), Math.max(height, FIRST_SIZE[1])]);
+    chain(node, "onExecuted", (output) => {
+      made.setWaiting(null);
+      made.arrive(output?.dpo_set?.[0]);
+    });
+    chain(node, "onConfigure", () => {
+      made.readSettings();
+      made.showKnownSoon();
+      requestAnimationFrame(() => requestAnimationFrame(() => made.remount()));
+    });
+    chain(node, "onRemoved", () => made.remove());
+  },
+
+  afterConfigureGraph: showWaiting,
+
+  onNodeOutputsUpdated() {
+    for (const one of rankings.values()) {
+      if (outputsOf(one.node)?.dpo_set) one.showKnown();
+    }
+  },
+});

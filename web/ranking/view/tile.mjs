@@ -1,0 +1,67 @@
+// One image of a grid: a button with the picture, its number, its place and its pair.
+
+import { el, setData, setText } from "./element.mjs";
+
+export class Tile {
+  /**
+   * @param {{id: string, url: string}} image with absolute addresses
+   * @param {string} name "Image 3"
+   */
+  constructor(image, name, onActivate) {
+    this.id = image.id;
+    this.name = name;
+    this.broken = false;
+    this._url = image.thumbnail ?? image.url;
+    this.picture = el("img", { alt: "", draggable: false, decoding: "async" });
+    this.picture.addEventListener("error", () => this._setBroken(true));
+    this.picture.addEventListener("load", () => this._setBroken(false));
+    this.place = el("span", { className: "dpo-place" });
+    this.badge = el("span", { className: "dpo-badge" });
+    this.gone = el("span", {
+      className: "dpo-gone",
+      textContent: "This image cannot be loaded. Click to try again.",
+    });
+    this.button = el(
+      "button",
+      { type: "button", className: "dpo-picture", tabIndex: -1 },
+      this.picture,
+      this.gone,
+    );
+    this.button.addEventListener("click", () => {
+      this.button.focus({ preventScroll: true });
+      if (this.broken) this.reload();
+      else onActivate(this.id);
+    });
+    this.element = el("div", { className: "dpo-tile", dataset: { image: image.id } });
+    this.element.append(this.button, this.place, this.badge);
+    this.picture.src = this._url;
+  }
+
+  reload() {
+    this.picture.src = "";
+    this.picture.src = this._url;
+  }
+
+  _setBroken(broken) {
+    this.broken = broken;
+    setData(this.element, "broken", broken ? "yes" : "");
+  }
+
+  /**
+   * @param {string} place what stands in the corner
+   * @param {{number: number, role: string, text: string}|undefined} badge of its pair
+   * @param {string} mark picked, out, good, bad or ""
+   */
+  show({ place = "", badge, mark = "", told = "", pressed = false }) {
+    setText(this.place, place);
+    setText(this.badge, badge?.text ?? "");
+    setData(this.badge, "role", badge?.role);
+    setData(this.badge, "open", badge?.open ? "yes" : "");
+    setData(this.element, "mark", mark);
+    const label = [this.name, told, badge?.told].filter(Boolean).join(", ");
+    if (this.button.getAttribute("aria-label") !== label) {
+      this.button.setAttribute("aria-label", label);
+      this.button.setAttribute("aria-pressed", String(pressed));
+    }
+  }
+}
