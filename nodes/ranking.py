@@ -116,7 +116,7 @@ class RankImages(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, session: Sequence[str | None], **_: Any) -> str:
         # Votes count, sets do not: storing the images of a run is no news to the next one.
-        return _votes_digest(session[0])
+        return _fingerprint(session[0])
 
     @classmethod
     def execute(
@@ -194,7 +194,7 @@ class LoadPreferences(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, session: str | None, **_: Any) -> str:
-        return _votes_digest(session)
+        return _fingerprint(session)
 
     @classmethod
     def execute(cls, session: str, pairs_per_group: int = 1) -> io.NodeOutput:
@@ -433,11 +433,11 @@ def _metadata(graph: Any, link: Any, extra: Any) -> dict[str, str]:
     return written
 
 
-def _votes_digest(session: str | None) -> str:
+def _fingerprint(session: str | None) -> str:
     """Changes when votes do; `session` is None where it is not known before the node runs."""
     try:
         names = session_store().names() if session is None else [session]
-        return " ".join(open_session(name).state().digest() for name in names)
+        return " ".join(open_session(name).fingerprint() for name in names)
     except (SessionNameError, OSError) as error:
         return str(error)
 

@@ -230,7 +230,8 @@ def test_imports_of_the_own_room_and_of_allowed_ones_pass(tmp_path: Path) -> Non
         "dpo_core/saving/a.py": "from .atomic import b\nfrom ..run import c\nimport torch, json",
         "dpo_core/pairs/a.py": "from PIL import Image\nfrom . import record",
         "dpo_core/__main__.py": "from .demo import command",
-        "nodes/a.py": "import comfy.sd\nfrom urllib.parse import quote\nfrom .host.b import c\nfrom ..dpo_core.run import d",
+        "nodes/quote.py": "from urllib.parse import quote",
+        "nodes/a.py": "import comfy.sd\nfrom .host.b import c\nfrom ..dpo_core.run import d",
         "nodes/host/a.py": "from . import b\nfrom ...dpo_core.run import d\nb.model.eval()",
         "tests/host/test_a.py": "import comfy.sd",
     }.items():

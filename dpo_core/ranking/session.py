@@ -171,6 +171,13 @@ class Session:
             if record.get("kind") == "set"
         }
 
+    def fingerprint(self) -> str:
+        """Changes when the votes that count do, and when the session was deleted meanwhile.
+
+        Not when images are stored. Only to be compared within one process.
+        """
+        return f"{self.state().digest()}.{self._log.read().generation}"
+
     def state(self) -> SessionState:
         """The session as it is on disk now. Reads only what is new."""
         with self._lock:

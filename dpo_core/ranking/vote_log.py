@@ -119,7 +119,8 @@ class VoteLog:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino)
         if identity != self._identity or status.st_size < self._offset:
-            self._forget()  # another file: restored from a backup, or taken away and begun anew
+            if self._identity is not None:
+                self._forget()  # another file: restored from a backup, or taken away and begun anew
             self._identity = identity
         if status.st_size == self._offset:
             return

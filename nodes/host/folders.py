@@ -25,7 +25,8 @@ def runs_folder() -> Path:
 def shown(path: Path) -> str:
     """How a person is told of a path: from the output folder on, where it lies there."""
     output = Path(folder_paths.get_output_directory())
-    return str(Path("output") / path.relative_to(output)) if path.is_relative_to(output) else str(path)
+    inside = path.is_relative_to(output)
+    return str(Path("output") / path.relative_to(output) if inside else path)
 
 
 def sessions_folder() -> Path:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -374,3 +375,31 @@ def test_any_history_replays_to_the_same_state_and_pairs(tmp_path: Path, seed: i
         used = [image for pair in made for image in (pair.chosen, pair.rejected)]
         assert len(used) == len(set(used))
         assert all(pair.explicit or pair.probability >= 0.65 for pair in made)
+
+
+# What tells whether something changed
+
+
+def test_the_fingerprint_follows_votes_and_deletion_but_not_new_images(session: Session) -> None:
+    before = session.fingerprint()
+    candidates = session.add_set(images(2), "a cat")
+    assert session.fingerprint() == before
+    vote, _ = session.vote(best_worst(candidates, 0, 1))
+    chosen = session.fingerprint()
+    assert chosen != before
+    session.undo(vote["id"])
+    assert session.fingerprint() == before
+    shutil.rmtree(session.folder)
+    gone = session.fingerprint()
+    assert gone not in (before, chosen)
+    session.add_set(images(2), "a cat")
+    assert session.fingerprint() == gone
+
+
+def test_the_set_of_a_vote_of_its_undo_and_of_the_undo_of_that(session: Session) -> None:
+    candidates = session.add_set(images(2), "a cat")
+    vote, _ = session.vote(best_worst(candidates, 0, 1))
+    undo, _ = session.undo(vote["id"])
+    redo, _ = session.undo(undo["id"])
+    assert {session.set_of(one["id"]) for one in (vote, undo, redo)} == {candidates.id}
+    assert session.set_of("unknown") is None
