@@ -25,7 +25,7 @@ from ..dpo_core.pairs.problem import PairError
 from ..dpo_core.pairs.prompt_metadata import prompt_behind
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.ranking.given_votes import given_votes
-from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, image_id
+from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, eight_bit, image_id
 from ..dpo_core.ranking.pair_making import PairRules, SessionJudgement, make_preferences
 from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import Session, SessionState
@@ -133,15 +133,15 @@ class RankImages(io.ComfyNode):
     ) -> io.NodeOutput:
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         link = graph.get(node, {}).get("inputs", {}).get("images")
-        singles = _single_images(images)
-        _require_rankable(singles, prompt, mode[0])
+        candidates = _candidates(images, prompt)
         text = next((one for one in prompt if one and one.strip()), None)
         text = prompt_behind(graph, link) if text is None else text
         metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
         opened = open_session(session[0])
-        batch = _stored(opened, [NewImage(one, metadata) for one in singles], text or "")
+        new = [NewImage(pixels, metadata) for _, pixels in candidates]
+        batch = _stored(opened, new, text or "")
         given = _value(ranking)
-        for vote in given_votes(given, batch.id, [image_id(one) for one in singles]):
+        for vote in given_votes(given, batch.id, [one for one, _ in candidates]):
             opened.vote(vote)
         context = get_executing_context()
         shown = {
@@ -387,30 +387,35 @@ def _stored(session: Session, images: Sequence[NewImage], prompt: str) -> Candid
         ) from error
 
 
-def _require_rankable(images: Sequence[Any], prompts: Sequence[str], mode: str) -> None:
+def _candidates(images: Sequence[Tensor], prompts: Sequence[str]) -> list[tuple[str, Any]]:
+    """Ids and pixels, as they are stored, from batches, single images and lists of them.
+
+    Raises:
+        ValueError: they cannot be ranked together, with everything that is in the way.
+    """
+    singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
     problems = []
-    if len(images) > MAX_IMAGES:
+    found: list[tuple[str, Any]] = []
+    if len(singles) > MAX_IMAGES:
         problems.append(
-            f"There are {len(images)} images; at most {MAX_IMAGES} can be ranked together. Make "
+            f"There are {len(singles)} images; at most {MAX_IMAGES} can be ranked together. Make "
             "smaller batches."
         )
-    elif len({image_id(one) for one in images}) < 2:
-        problems.append(
-            "There is only one image. Set batch_size to 2 or more." if len(images) == 1
-            else f"There are {len(images)} images, but all of them are the same."
-        )
+    else:
+        stored = [eight_bit(one[..., :3].cpu().float().numpy()) for one in singles]
+        found = [(image_id(one), one) for one in stored]
+        if len({one for one, _ in found}) < 2:
+            problems.append(
+                "There is only one image. Set batch_size to 2 or more." if len(singles) == 1
+                else f"There are {len(singles)} images, but all of them are the same."
+            )
     if len({one for one in prompts if one and one.strip()}) > 1:
         problems.append(
             "The images have several prompts. Rank those of one prompt at a time: give one text."
         )
     if problems:
         raise ValueError("These images cannot be ranked:\n- " + "\n- ".join(problems))
-
-
-def _single_images(images: Sequence[Tensor]) -> list[Any]:
-    """Arrays of shape (height, width, 3) from batches, single images and lists of them."""
-    singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
-    return [one[..., :3].cpu().float().numpy() for one in singles]
+    return found
 
 
 def _value(ranking: Sequence[Any]) -> Mapping[str, Any]:

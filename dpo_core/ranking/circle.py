@@ -7,9 +7,8 @@ so on. Circles give exactly what the whole session gives.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from .pair_making import PairRules, SessionJudgement
 from .session import SessionState
@@ -20,38 +19,50 @@ def circle_of(state: SessionState, set_id: str) -> SessionState:
     """The part of a session that says all there is to say of one set. Raises KeyError."""
     for circle in circles(state):
         if set_id in circle.sets:
-            return circle
-    return replace(state, sets={set_id: state.sets[set_id]}, votes=())
+            return circle.part_of(state)
+    return Circle([set_id], []).part_of(state)
 
 
-def circles(state: SessionState) -> Iterator[SessionState]:
-    """Every circle that has votes, in the order of their first sets."""
-    votes: dict[str, list[Vote]] = defaultdict(list)
-    for vote in state.votes:
-        votes[vote["set"]].append(vote)
-    first: dict[str, str] = {}
-    """Leads from a set towards the first set of its circle."""
+@dataclass(frozen=True)
+class Circle:
+    """Sets by id, in the order they came, and the votes on them, oldest first."""
+
+    sets: list[str]
+    votes: list[Vote]
+
+    def part_of(self, state: SessionState) -> SessionState:
+        """The session as if there were nothing else. Raises KeyError."""
+        sets = {set_id: state.sets[set_id] for set_id in self.sets}
+        return replace(state, sets=sets, votes=tuple(self.votes))
+
+
+def circles(state: SessionState) -> Iterable[Circle]:
+    """Every circle that has votes, in the order of their first votes."""
+    voted = {vote["set"] for vote in state.votes}
+    above: dict[str, str] = {}
+    """Leads from a set towards the one that stands for its circle."""
 
     def root(set_id: str) -> str:
-        while (above := first[set_id]) != set_id:
-            first[set_id] = first[above]  # halves the way for the next who goes it
-            set_id = above
+        while (next_id := above[set_id]) != set_id:
+            above[set_id] = above[next_id]  # halves the way for the next who goes it
+            set_id = next_id
         return set_id
 
-    seen: dict[tuple[str, str], str] = {}
-    for set_id in (one for one in state.sets if one in votes):
-        first[set_id] = set_id
-        candidates = state.sets[set_id]
+    first: dict[tuple[str, str], str] = {}
+    for set_id, candidates in state.sets.items():
+        if set_id not in voted:
+            continue
+        above[set_id] = set_id
         for image in candidates.images:
-            other = seen.setdefault((candidates.prompt, image.id), set_id)
-            first[root(set_id)] = root(other)
-    members: dict[str, list[str]] = defaultdict(list)
-    for set_id in first:
-        members[root(set_id)].append(set_id)
-    place = {vote["id"]: i for i, vote in enumerate(state.votes)}
-    for ids in members.values():
-        said = sorted((vote for one in ids for vote in votes[one]), key=lambda v: place[v["id"]])
-        yield replace(state, sets={one: state.sets[one] for one in ids}, votes=tuple(said))
+            other = first.setdefault((candidates.prompt, image.id), set_id)
+            if other != set_id:
+                above[root(set_id)] = root(other)
+    found: dict[str, Circle] = {}
+    for vote in state.votes:
+        found.setdefault(root(vote["set"]), Circle([], [])).votes.append(vote)
+    for set_id in above:
+        found[root(set_id)].sets.append(set_id)
+    return found.values()
 
 
 class PairCount:
@@ -66,7 +77,7 @@ class PairCount:
         for circle in circles(state):
             key = rules, tuple(vote["id"] for vote in circle.votes)
             if key not in self._known:
-                judged = SessionJudgement(circle)
+                judged = SessionJudgement(circle.part_of(state))
                 self._known[key] = sum(len(judged.chosen_pairs(one, rules)) for one in circle.sets)
             counts[key] = self._known[key]
         self._known = counts

@@ -39,7 +39,7 @@ class NewImage:
 
 def image_id(pixels: Any) -> str:
     """The id an image is stored under, `pixels` as in NewImage. Raises ValueError."""
-    return _pixel_digest(_eight_bit(pixels))
+    return _pixel_digest(eight_bit(pixels))
 
 
 class ImageStore:
@@ -55,7 +55,7 @@ class ImageStore:
             ValueError: not pixels of an image, or metadata that a PNG cannot hold.
             OSError: no room, no permission.
         """
-        pixels = [_eight_bit(image.pixels) for image in images]
+        pixels = [eight_bit(image.pixels) for image in images]
         chunks = [_text_chunks(image.metadata, prompt) for image in images]
         with ThreadPoolExecutor(_MAX_THREADS) as pool:  # hashing and deflate release the lock
             ids = list(pool.map(_pixel_digest, pixels))
@@ -97,7 +97,8 @@ class ImageStore:
         )
 
 
-def _eight_bit(pixels: Any) -> NDArray[np.uint8]:
+def eight_bit(pixels: Any) -> NDArray[np.uint8]:
+    """The pixels as they are stored, `pixels` as in NewImage. Raises ValueError."""
     array = np.asarray(pixels)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size or max(array.shape) > MAX_SIDE:
         raise ValueError(

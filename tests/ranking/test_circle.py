@@ -53,7 +53,7 @@ def test_sets_are_in_one_circle_each_and_votes_stay_in_order(session: Session) -
     sets = [set_id for circle in found for set_id in circle.sets]
     assert len(sets) == len(set(sets)) and set(sets) == {vote["set"] for vote in state.votes}
     for circle in found:
-        assert list(circle.votes) == [vote for vote in state.votes if vote["set"] in circle.sets]
+        assert circle.votes == [vote for vote in state.votes if vote["set"] in circle.sets]
 
 
 def test_pairs_are_counted_as_in_the_whole_session_after_every_change(session: Session) -> None:
