@@ -8,7 +8,6 @@ from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from .tooltip import field_docs
 from .types import CATEGORY, Objective
 
-
 PRESETS = {
     "conservative": ObjectiveSettings(beta=5000.0),
     "strong": ObjectiveSettings(beta=200.0, supervised_mix=0.25),

@@ -15,7 +15,9 @@ GAP, HEAD = 6, 34
 PAPER, INK = (250, 250, 250), (40, 40, 40)
 
 
-def contact_sheet(before: Tensor, after: Tensor, columns: int, labels: Sequence[str]) -> Image.Image:
+def contact_sheet(
+    before: Tensor, after: Tensor, columns: int, labels: Sequence[str]
+) -> Image.Image:
     """Rows of pictures from the base, each above the LoRA's from the same prompt and seed.
 
     Args:

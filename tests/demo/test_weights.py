@@ -41,7 +41,9 @@ def test_the_prompt_decides_the_time_of_day_and_the_land() -> None:
     assert (meadow[..., 1] - meadow[..., 2]).mean() > (snow[..., 1] - snow[..., 2]).mean() + 0.2
 
 
-@pytest.mark.parametrize(("name", "spread"), [("warm", 0.05), ("low_horizon", 0.05), ("clean", 0.001)])
+@pytest.mark.parametrize(
+    ("name", "spread"), [("warm", 0.05), ("low_horizon", 0.05), ("clean", 0.001)]
+)
 def test_one_prompt_leaves_room_for_taste(name: str, spread: float) -> None:
     drawn = pictures("a house on the left, in a meadow, by day")
     assert np.std([TASTES[name].score(picture) for picture in drawn]) > spread
