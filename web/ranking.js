@@ -93,14 +93,13 @@ class NodeRanking {
     };
   }
 
-  // Inside a change of the graph, so that the page keeps it for the next visit.
+  // As a change of the graph, so that the page keeps it for the next visit.
   _edit(change) {
-    const { graph } = this.node;
-    graph?.beforeChange?.(this.node);
+    app.canvas?.emitBeforeChange?.();
     this._editing = true;
     change();
     this._editing = false;
-    graph?.afterChange?.(this.node);
+    app.canvas?.emitAfterChange?.();
   }
 
   /** A value from a workflow file, undo, or a paste; or our own. */

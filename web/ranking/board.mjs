@@ -162,6 +162,12 @@ export class Board {
     }
   }
 
+  /** What is next when all that was asked for is chosen. */
+  doneText(besides) {
+    const next = this.waiting ? "Let the run go on" : "Run the workflow";
+    return `Done. ${next}${besides ? `, ${besides}` : ""}.`;
+  }
+
   /** The set `by` places newer (-1) or older (1) in the session; null at the end. */
   neighbour(by) {
     const at = this.sets.findIndex((one) => one.set_id === this.reference?.set_id);

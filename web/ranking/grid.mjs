@@ -6,7 +6,7 @@
  * @param {number} least height of a cell below which the place scrolls
  * @returns {{columns: number, cell: number}} `cell`: the height of a row, in pixels
  */
-export function bestGrid(n, width, height, aspect, gap = 6, least = 84) {
+export function bestGrid(n, width, height, aspect, gap = 6, least = 72) {
   let best = { columns: 1, cell: 0, area: -1 };
   for (let columns = 1; columns <= n; columns++) {
     const rows = Math.ceil(n / columns);

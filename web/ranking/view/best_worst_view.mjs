@@ -62,7 +62,7 @@ export class BestWorstView {
       }
       return `${turn}Now click the worst.`;
     }
-    return selection.mayGoOn ? "Done. Run the workflow, or go on." : "Done. Run the workflow.";
+    return this.board.doneText(selection.mayGoOn ? "or go on" : "");
   }
 
   update() {

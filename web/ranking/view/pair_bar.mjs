@@ -20,10 +20,14 @@ export class PairBar {
     this._pairs = [];
   }
 
-  /** @param {Map<string, object>} images by id, with absolute addresses */
-  show(pairs, images, nameOf, open, totals) {
+  /**
+   * @param {Map<string, object>} images by id, with absolute addresses
+   * @param {boolean} open whether these pairs are still to be confirmed
+   * @param {string} none what to say where there is no pair
+   */
+  show(pairs, images, nameOf, { open, totals, none }) {
     const full = pairs.filter((pair) => pair.rejected);
-    setText(this._count, open ? openText(full) : madeText(full, totals));
+    setText(this._count, open ? openText(full) : full.length ? madeText(full, totals) : none);
     setData(this.element, "open", open ? "yes" : "");
     const shown = pairs.slice(0, SHOWN);
     while (this._pairs.length < shown.length) this._grow();
@@ -54,10 +58,7 @@ export class PairBar {
   }
 }
 
-function pairsText(pairs) {
-  if (!pairs.length) return "no pair yet";
-  return pairs.length === 1 ? "1 pair" : `${pairs.length} pairs`;
-}
+const pairsText = (pairs) => (pairs.length === 1 ? "1 pair" : `${pairs.length} pairs`);
 
 function openText(pairs) {
   return pairs.length ? `Will make ${pairsText(pairs)}` : "Will make a pair:";
@@ -65,8 +66,7 @@ function openText(pairs) {
 
 function madeText(pairs, totals) {
   const all = totals?.pairs ? `, ${totals.pairs} in the session` : "";
-  const text = `${pairsText(pairs)}${all}`;
-  return text[0].toUpperCase() + text.slice(1);
+  return `${pairsText(pairs)}${all}`;
 }
 
 function setSource(picture, image) {

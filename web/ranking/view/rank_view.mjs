@@ -75,8 +75,8 @@ export class RankView {
     const count = ranked(order).length;
     if (ids.length < 2) return "Two images or more are needed for an order.";
     if (!count) return "Click the best image, then the next best, as many as you like.";
-    if (!this.board.orderIsNew) return "Done. Run the workflow, or change the order.";
     if (count === 1) return "Now the next best.";
+    if (!this.board.orderIsNew) return this.board.doneText("or change the order");
     return `${count} of ${ids.length} in order. Save it, or go on.`;
   }
 

@@ -205,7 +205,9 @@ export class RankingWidget {
       view.update();
       const { pairs } = view;
       const open = board.unsaved > 0 || pairs !== board.set.pairs;
-      this._pairs.show(pairs, this._images, this.nameOf, open, board.set.totals);
+      const none = view.nonePaired ?? "No pair yet";
+      const { totals } = board.set;
+      this._pairs.show(pairs, this._images, this.nameOf, { open, totals, none });
     }
     this._updateFoot();
   }
@@ -317,6 +319,8 @@ export class RankingWidget {
     const key = event.key.toLowerCase();
     if (event.altKey) return false;
     if (event.ctrlKey || event.metaKey) {
+      // In a node they undo the graph's changes, and the page hears of them before we do.
+      if (!this.isFull) return false;
       if (key === "z" && event.shiftKey) this.board.redo();
       else if (key === "z") this._stepBack();
       else if (key === "y") this.board.redo();

@@ -74,7 +74,7 @@ export class SideBySideView {
     }
     if (tournament.phase === "match") return "Which is better?";
     if (this._lifted) return `${this._nameOf(this._lifted)} changes places with…`;
-    return "Done. Swap two images by picking both, or run the workflow.";
+    return this.board.doneText("or swap two images");
   }
 
   update() {

@@ -34,6 +34,9 @@ export class ThumbsView {
     return this.board.set.pairs;
   }
 
+  /** Labels compare nothing, so there may never be a pair. */
+  nonePaired = "Labels, no pairs: for the loss kto";
+
   get hint() {
     const { good, bad, none } = counts(this.board.model.labels);
     if (!good && !bad) return "Mark the images you like and those you do not.";
