@@ -14,7 +14,10 @@ from webkit.ranking import Ranking, add_ranking
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Route
 
-HOSTILE = "🌄 \u05e9\u05dc\u05d5\u05dd <script>window.hurt = 1</script><img src=x onerror='hurt = 1'>"
+HOSTILE = (
+    "🌄 \u05e9\u05dc\u05d5\u05dd "
+    "<script>window.hurt = 1</script><img src=x onerror='hurt = 1'>"
+)
 
 
 @pytest.fixture
@@ -353,7 +356,7 @@ def test_a_node_inside_a_subgraph_ranks(front_end: FrontEnd, session: str) -> No
     run = front_end.run()
     assert run.status == "success", run.error
     front_end.page.evaluate(
-        """id => { const node = app.rootGraph.getNodeById(id); app.canvas.setGraph(node.subgraph) }""",
+        "id => app.canvas.setGraph(app.rootGraph.getNodeById(id).subgraph)",
         outer,
     )
     front_end.page.wait_for_timeout(800)

@@ -11,6 +11,7 @@ from webkit.pictures import write_batch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
+
     from webkit.front_end import FrontEnd
 
 _TAG = """([id, path]) => {
