@@ -24,8 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Run the same command again to go on from here.\n")
         return 130
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return _refuse(str(error))
+    except OSError as error:
+        if error.strerror is None:  # says all there is to say
+            return _refuse(str(error))
+        return _refuse(
+            f"{options.out} cannot be written ({error.strerror}). Choose another folder with --out."
+        )
     return 0
 
 
