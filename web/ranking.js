@@ -97,9 +97,12 @@ class NodeRanking {
   _edit(change) {
     app.canvas?.emitBeforeChange?.();
     this._editing = true;
-    change();
-    this._editing = false;
-    app.canvas?.emitAfterChange?.();
+    try {
+      change();
+    } finally {
+      this._editing = false;
+      app.canvas?.emitAfterChange?.();
+    }
   }
 
   /** A value from a workflow file, undo, or a paste; or our own. */

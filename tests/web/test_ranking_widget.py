@@ -95,7 +95,7 @@ def test_an_order_by_keys_alone_full_screen(front_end: FrontEnd, session: str) -
     (vote,) = ranking.stored()["votes"]
     assert vote["order"] == [[ids[2]], [ids[1]], [ids[0]]]
     ranking.press("Escape")
-    assert front_end.page.locator("dialog[open]").count() == 0
+    front_end.page.locator("dialog").wait_for(state="detached")
     assert ranking.panel.is_visible()
     ranking.press("z")
     front_end.page.wait_for_timeout(500)

@@ -1,5 +1,6 @@
 // Best and worst of a set: click the best, then the worst; both then sit out, and so on.
 
+import { oneSize } from "./pair_badge.mjs";
 import { bestWorstVote } from "./vote.mjs";
 
 export const NOTHING_PICKED = { best: null, goOn: false };
@@ -28,14 +29,21 @@ export function selection(images, votes, draft, pairsPerGroup) {
   const goal = Math.min(asked, possible);
   const best = left.includes(draft.best) ? draft.best : null;
   const phase = pairs.length >= goal ? "done" : best === null ? "best" : "worst";
-  return { pairs, used, left, best, goal, phase, mayGoOn: phase === "done" && left.length > 1 };
+  const mayGoOn = phase === "done" && left.length > 1;
+  return { pairs, used, left, best, goal, phase, mayGoOn, goOn: draft.goOn };
+}
+
+/** Whether an image may be picked now: the worst must be of the best one's size, to be trained on. */
+export function mayPick(where, image, sizes) {
+  if (where.phase === "done" || !where.left.includes(image)) return false;
+  return where.best === null || oneSize(sizes, where.best, image);
 }
 
 /** What a click on an image means: a new draft, or the fields of a vote; null for nothing. */
-export function pick(where, image) {
-  if (!where.left.includes(image)) return null;
-  if (where.phase === "done") return null;
-  if (where.best === image) return { draft: NOTHING_PICKED };
-  if (where.phase === "best") return { draft: { best: image, goOn: false } };
+export function pick(where, image, sizes) {
+  if (!mayPick(where, image, sizes)) return null;
+  const { goOn } = where;
+  if (where.best === image) return { draft: { best: null, goOn } };
+  if (where.phase === "best") return { draft: { best: image, goOn } };
   return { vote: bestWorstVote(where.best, image, where.left) };
 }

@@ -178,7 +178,7 @@ export class Board {
   // Choices
 
   pick(image) {
-    const meant = pick(this.model.selection, image);
+    const meant = pick(this.model.selection, image, this.model.sizes);
     if (meant?.vote) this._cast(meant.vote);
     else if (meant) this._step(meant.draft);
   }

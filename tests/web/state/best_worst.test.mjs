@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { NOTHING_PICKED, pick, selection } from "../../../web/ranking/best_worst.mjs";
+import { NOTHING_PICKED, mayPick, pick as pickOf, selection } from "../../../web/ranking/best_worst.mjs";
 
 const images = ["a", "b", "c", "d", "e"];
+const sizes = new Map(images.map((id) => [id, { width: 8, height: id === "e" ? 4 : 8 }]));
+const alike = new Map();
+const pick = (where, image) => pickOf(where, image, alike);
 const vote = (id, best, worst) => ({ id, kind: "best_worst", best, worst });
 
 test("the first click picks the best, the second the worst among those left", () => {
@@ -38,7 +41,10 @@ test("with all pairs asked for nothing is picked until one goes on", () => {
   assert.equal(done.phase, "done");
   assert.ok(done.mayGoOn);
   assert.equal(pick(done, "b"), null);
-  assert.equal(selection(images, votes, { best: null, goOn: true }, 1).phase, "best");
+  const further = selection(images, votes, { best: null, goOn: true }, 1);
+  assert.equal(further.phase, "best");
+  const { draft } = pick(further, "b");
+  assert.deepEqual(pick(selection(images, votes, draft, 1), "d").vote.among, ["b", "c", "d"]);
 });
 
 test("five images make no more than two pairs, whatever is asked for", () => {
@@ -47,4 +53,11 @@ test("five images make no more than two pairs, whatever is asked for", () => {
   assert.equal(where.goal, 2);
   assert.equal(where.phase, "done");
   assert.ok(!where.mayGoOn);
+});
+
+test("the worst is not picked among images of another size, which make no pair", () => {
+  const where = selection(images, [], { best: "a", goOn: false }, 1);
+  assert.equal(pickOf(where, "e", sizes), null);
+  assert.ok(!mayPick(where, "e", sizes));
+  assert.equal(pickOf(where, "d", sizes).vote.worst, "d");
 });

@@ -1,5 +1,6 @@
 // Click the best image, then the worst.
 
+import { mayPick } from "../best_worst.mjs";
 import { badges, bestWorstPairs, oneSize } from "../pair_badge.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 import { GridView } from "./grid_view.mjs";
@@ -66,15 +67,16 @@ export class BestWorstView {
   }
 
   update() {
-    const { selection } = this.board.model;
+    const { selection, sizes } = this.board.model;
     const shown = badges(this.pairs);
     const isDone = selection.phase === "done";
+    const may = (tile) => mayPick(selection, tile.id, sizes);
     for (const tile of this.grid.tiles) {
       const used = selection.used.get(tile.id);
       const isBest = tile.id === selection.best;
       tile.show({
         badge: isBest ? OPEN_BEST : badgeShown(shown.get(tile.id), !used),
-        mark: isBest ? "picked" : used ? (isDone ? used.role : "used") : isDone ? "rest" : "",
+        mark: isBest ? "picked" : used ? (isDone ? used.role : "used") : may(tile) ? "" : "rest",
         told: isBest ? "picked as the best" : used ? `${used.role} of pair ${used.pair}` : "",
         pressed: isBest || Boolean(used),
       });
@@ -97,8 +99,9 @@ export class BestWorstView {
   }
 
   _pick(id) {
+    const { selection, sizes } = this.board.model;
     // The pointer still is on what was just picked: it says nothing about the next pick.
-    this._pointed = null;
+    if (mayPick(selection, id, sizes)) this._pointed = null;
     this.board.pick(id);
   }
 }

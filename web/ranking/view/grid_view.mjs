@@ -5,6 +5,8 @@ import { el } from "./element.mjs";
 import { Tile } from "./tile.mjs";
 
 const GAP = 6;
+/** Pixels of a thumbnail's longer side. */
+const THUMBNAIL = 384;
 
 export class GridView {
   /**
@@ -101,6 +103,9 @@ export class GridView {
     this._columns = columns;
     this.element.style.setProperty("--dpo-columns", columns);
     this.element.style.setProperty("--dpo-cell", `${cell}px`);
+    if (Math.min(inner, cell) * devicePixelRatio > THUMBNAIL) {
+      for (const tile of this.tiles) tile.sharpen();
+    }
   }
 }
 

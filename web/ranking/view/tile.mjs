@@ -11,9 +11,13 @@ export class Tile {
     this.id = image.id;
     this.name = name;
     this.broken = false;
+    this._full = image.url;
     this._url = image.thumbnail ?? image.url;
     this.picture = el("img", { alt: "", draggable: false, decoding: "async" });
-    this.picture.addEventListener("error", () => this._setBroken(true));
+    this.picture.addEventListener("error", () => {
+      if (this._url === this._full) this._setBroken(true);
+      else this._showFull();
+    });
     this.picture.addEventListener("load", () => this._setBroken(false));
     this.place = el("span", { className: "dpo-place" });
     this.badge = el("span", { className: "dpo-badge" });
@@ -40,6 +44,20 @@ export class Tile {
   reload() {
     this.picture.src = "";
     this.picture.src = this._url;
+  }
+
+  /** The picture itself where its thumbnail would be blurred; swapped in when it is there. */
+  sharpen() {
+    if (this._url === this._full || this._ahead) return;
+    this._ahead = new Image();
+    this._ahead.addEventListener("load", () => this._showFull());
+    this._ahead.src = this._full;
+  }
+
+  _showFull() {
+    this._url = this._full;
+    this.picture.src = this._full;
+    this._ahead = null;
   }
 
   _setBroken(broken) {
