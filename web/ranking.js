@@ -2,12 +2,12 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { httpPort, newId } from "./ranking/http_port.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 
 const TYPE = "DPO_RANKING";
 const LEAST_HEIGHT = 360;
 const FIRST_SIZE = [440, 720];
-const KEPT = "dpo.unsaved.";
 /** The set on display, where the workflow keeps it: the prompt does not change with it. */
 const SHOWN = "dpo_set";
 
@@ -21,36 +21,7 @@ function loadStyle() {
   document.head.append(link);
 }
 
-async function ask(path, options) {
-  try {
-    const response = await api.fetchApi(path, { cache: "no-store", ...options });
-    return { status: response.status, body: await response.json().catch(() => null) };
-  } catch {
-    return { status: 0, body: null };
-  }
-}
-
-const kept = {
-  all: () =>
-    Object.keys(localStorage)
-      .filter((key) => key.startsWith(KEPT))
-      .map((key) => localStorage.getItem(key)),
-  write(id, text) {
-    try {
-      localStorage.setItem(KEPT + id, text);
-    } catch {
-      // A full or forbidden storage: the choice still is on the page.
-    }
-  },
-  drop: (id) => localStorage.removeItem(KEPT + id),
-};
-
-// getRandomValues, for pages that are not from this machine and not over https, have no randomUUID.
-function newId() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return [...bytes].map((one) => one.toString(16).padStart(2, "0")).join("");
-}
+const http = httpPort((path, options) => api.fetchApi(path, options));
 
 /** One DPO_RANKING input of a node. */
 class NodeRanking {
@@ -75,19 +46,8 @@ class NodeRanking {
 
   _port() {
     return {
-      get: (path) => ask(path),
-      post: (path, body) =>
-        ask(path, {
-          method: "POST",
-          headers: { "Content-Type": "application/json" },
-          body: JSON.stringify(body),
-        }),
+      ...http,
       imageUrl: (url) => api.apiURL(url),
-      later(seconds, call) {
-        const timer = setTimeout(call, 1000 * seconds);
-        return () => clearTimeout(timer);
-      },
-      kept,
       shown: (reference) => this._edit(() => (this.node.properties[SHOWN] = { ...reference })),
       valueChanged: (value) => this._edit(() => (this.widget.value = value)),
     };
@@ -221,7 +181,7 @@ function chain(node, name, also) {
 }
 
 async function showWaiting() {
-  const { status, body } = await ask("/dpo/waiting");
+  const { status, body } = await http.get("/dpo/waiting");
   if (status !== 200) return;
   for (const waiting of body.waiting) {
     const found = rankingAt(waiting.node);

@@ -7,6 +7,7 @@
 //   kept.all(), .write(id, text), .drop(id)   texts that outlive the page
 //   shown(reference)             another set is on display
 //   valueChanged(value)          a choice was saved: what the node is run with from now on
+//   words                        optional: what the page says of its host, see WORDS
 
 import { NOTHING_PICKED, pick, selection } from "./best_worst.mjs";
 import { back, begin, forth, step } from "./history.mjs";
@@ -24,7 +25,12 @@ const FIRST_DRAFT = {
   side_by_side: { more: false },
   thumbs: {},
 };
-const NO_ANSWER = "ComfyUI does not answer.";
+/** What is said of the host, where its port has no words of its own. */
+const WORDS = {
+  empty: "Run the workflow: the images to rank will be here.",
+  next: "Run the workflow",
+  noAnswer: "ComfyUI does not answer.",
+};
 
 export class Board {
   /**
@@ -34,6 +40,7 @@ export class Board {
    */
   constructor(port, newId, onChange) {
     this.port = port;
+    this.words = { ...WORDS, ...port.words };
     this.newId = newId;
     this.onChange = onChange;
     this.mode = "best_worst";
@@ -146,7 +153,7 @@ export class Board {
     if (status === 200) {
       this._take(body);
     } else if (!this.set) {
-      this.problem = told(body);
+      this.problem = told(body, this.words);
     }
     this._changed();
     this._flush();
@@ -164,7 +171,7 @@ export class Board {
 
   /** What is next when all that was asked for is chosen. */
   doneText(besides) {
-    const next = this.waiting ? "Let the run go on" : "Run the workflow";
+    const next = this.waiting ? "Let the run go on" : this.words.next;
     return `Done. ${next}${besides ? `, ${besides}` : ""}.`;
   }
 
@@ -284,7 +291,7 @@ export class Board {
     const path = `/dpo/waiting/${encodeURIComponent(prompt_id)}/${encodeURIComponent(node)}/done`;
     const { status, body } = await this.port.post(path, {});
     if (status === 200 || status === 404) this.waiting = null;
-    else this.failure = { message: told(body), final: false };
+    else this.failure = { message: told(body, this.words), final: false };
     this._changed();
   }
 
@@ -344,7 +351,7 @@ export class Board {
 
   _fail({ status, body }) {
     const final = !mayRetry(status);
-    this.failure = { message: told(body), final };
+    this.failure = { message: told(body, this.words), final };
     if (final) return;
     this._tries += 1;
     this._cancelRetry = this.port.later(retryDelay(this._tries), () => this._flush());
@@ -400,8 +407,8 @@ export class Board {
 }
 
 // Everything a refusal says; without one nobody was there.
-function told(body) {
-  return [body?.error ?? NO_ANSWER, ...(body?.problems ?? [])].join(" ");
+function told(body, { noAnswer }) {
+  return [body?.error ?? noAnswer, ...(body?.problems ?? [])].join(" ");
 }
 
 const folderOf = (session) => `/dpo/sessions/${encodeURIComponent(session)}`;

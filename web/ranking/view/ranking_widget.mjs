@@ -16,7 +16,6 @@ const VIEWS = {
   side_by_side: SideBySideView,
   thumbs: ThumbsView,
 };
-const EMPTY = "Run the workflow: the images to rank will be here.";
 
 export class RankingWidget {
   /** @param {() => string} newId ids of votes; see `Board` */
@@ -214,7 +213,7 @@ export class RankingWidget {
 
   _emptyText() {
     if (this.board.problem) return this.board.problem;
-    return this.board.reference ? "Loading the images…" : EMPTY;
+    return this.board.reference ? "Loading the images…" : this.board.words.empty;
   }
 
   _updateHead(view) {
