@@ -91,7 +91,7 @@ class NodeRanking {
 
   /** Images of a run. */
   arrive(reference) {
-    if (isReference(reference)) this.ranking.board.arrive(reference);
+    if (isReference(reference)) this.ranking.arrive(reference);
   }
 
   setWaiting(waiting) {

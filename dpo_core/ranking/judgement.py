@@ -11,7 +11,7 @@ from .vote import CandidateSet, Vote
 
 @dataclass(frozen=True)
 class Pick:
-    """Of two images, `winner` was directly preferred.
+    """Of two images, `winner` was directly preferred, or one was marked good and the other bad.
 
     `designated`: the two were named as a pair, best against worst.
     """
@@ -26,7 +26,8 @@ class Judgement:
     """Attributes:
     candidates: the set.
     outcomes: comparisons, oldest first; also against the anchor.
-    picks: the last word on each two images that were directly compared, oldest first.
+    picks: the last word on each two images that were directly compared, oldest first; then
+        every good image over every bad one, where nobody compared the two.
     labels: "good" or "bad", for images that were labelled.
     """
 
@@ -61,6 +62,7 @@ class _Judge:
         self._candidates = candidates
         self._outcomes: list[Outcome] = []
         self._picks: dict[frozenset[str], Pick] = {}
+        self._tied: set[frozenset[str]] = set()
         self._labels: dict[str, str] = {}
         self._thumbs: dict[str, str] = {}
 
@@ -85,7 +87,22 @@ class _Judge:
                 good = label == "good"
                 outcomes.append(Outcome(image, ANCHOR) if good else Outcome(ANCHOR, image))
         labels = {image: label for image, label in self._labels.items() if label != "none"}
-        return Judgement(self._candidates, outcomes, list(self._picks.values()), labels)
+        picks = [*self._picks.values(), *self._label_picks(labels)]
+        return Judgement(self._candidates, outcomes, picks, labels)
+
+    def _label_picks(self, labels: dict[str, str]) -> list[Pick]:
+        """No outcomes: what a label says of an image is rated against the anchor already."""
+        side: dict[str, list[str]] = {"good": [], "bad": []}
+        for image in self._candidates.images:
+            if image.id in labels:
+                side[labels[image.id]].append(image.id)
+        said = self._picks.keys() | self._tied
+        return [
+            Pick(good, bad)
+            for good in side["good"]
+            for bad in side["bad"]
+            if frozenset((good, bad)) not in said
+        ]
 
     def _best_worst(self, vote: Vote) -> None:
         best, worst = vote["best"], vote["worst"]
@@ -133,14 +150,18 @@ class _Judge:
         ]
         touched = {up, down}
         self._picks = {two: pick for two, pick in self._picks.items() if not two & touched}
+        self._tied = {two for two in self._tied if not two & touched}
         self._pick(up, down)
 
     def _tie(self, one: str, other: str) -> None:
+        two = frozenset((one, other))
         self._outcomes.append(Outcome(one, other, tie=True))
-        self._picks.pop(frozenset((one, other)), None)
+        self._picks.pop(two, None)
+        self._tied.add(two)
 
     def _pick(self, winner: str, loser: str, designated: bool = False) -> None:
         two = frozenset((winner, loser))
+        self._tied.discard(two)
         before = self._picks.pop(two, None)
         pick = Pick(winner, loser, designated)
         if before is not None and before.designated and before.winner == winner:

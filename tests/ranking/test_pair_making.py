@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dpo_core.ranking.pair_making import (
 )
 from dpo_core.ranking.session import Session, SessionStore
 from dpo_core.ranking.vote import CandidateSet
+
+from .write_vectors import FOLDER, pair_vectors
 
 
 class Table:
@@ -230,9 +233,7 @@ def test_votes_on_one_prompt_are_rated_together_and_pairs_stay_in_their_set(
 # Labels
 
 
-def test_thumbs_give_labelled_images_and_no_pairs_and_the_last_label_counts(
-    tmp_path: Path,
-) -> None:
+def test_thumbs_give_labelled_images_and_the_last_label_counts(tmp_path: Path) -> None:
     table = Table(tmp_path, 4)
     table.thumbs(i0="good", i1="bad", i2="good")
     table.thumbs(i2="none", i1="good")
@@ -241,13 +242,43 @@ def test_thumbs_give_labelled_images_and_no_pairs_and_the_last_label_counts(
     assert [(one.picture.digest, one.liked) for one in made.records.labelled] == [
         (table.ids[0], False), (table.ids[1], True),
     ]  # fmt: skip
-    assert made.records.pairs == () and made.records.groups == ()
     assert not made.records.is_empty and "2 labelled images: 1 liked, 1 disliked" in made.report
     assert table.order() == [1, 2, 3, 0]
     table.session.undo(last)
     assert [one.liked for one in make_preferences(table.session.state()).records.labelled] == [
         True, True,
     ]  # fmt: skip
+    assert table.pairs() == []  # nothing is worse
+
+
+def test_an_image_marked_good_and_one_marked_bad_make_a_pair(tmp_path: Path) -> None:
+    table = Table(tmp_path, 5)
+    table.thumbs(i0="bad", i2="good", i3="good", i4="bad")
+    assert table.pairs() == [(2, 0)] and table.made()[0].explicit
+    assert table.pairs(pairs_per_group=9) == [(2, 0), (3, 4)]  # the fifth was not marked
+    made = make_preferences(table.session.state(), PairRules(9)).records
+    assert len(made.pairs) == 2 and len(made.labelled) == 4
+
+
+def test_what_was_said_of_two_images_together_comes_before_their_labels(tmp_path: Path) -> None:
+    table = Table(tmp_path, 2)
+    table.thumbs(i0="good", i1="bad")
+    table.compare(0, 1, "tie")
+    assert table.pairs() == []
+    table.compare(1, 0)
+    assert table.pairs() == [(1, 0)]
+
+
+def test_a_named_pair_is_made_before_one_of_labels(tmp_path: Path) -> None:
+    table = Table(tmp_path, 4)
+    table.thumbs(i0="good", i3="bad")
+    table.best_worst(0, 1)
+    assert table.pairs() == [(0, 1)]
+    assert table.pairs(pairs_per_group=2)[0] == (0, 1)
+
+
+def test_the_shared_vectors_are_what_this_implementation_gives() -> None:
+    assert json.loads((FOLDER / "pairs.json").read_text(encoding="utf-8")) == pair_vectors()
 
 
 def test_both_bad_labels_both_and_puts_them_below_the_rest(tmp_path: Path) -> None:

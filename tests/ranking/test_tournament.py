@@ -20,7 +20,7 @@ from dpo_core.ranking.tournament import (
     swiss_rounds,
 )
 
-from .write_vectors import VECTORS, vectors
+from .write_vectors import FOLDER, vectors
 
 
 def choose(match: list[int], result: str, **more: Any) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def test_a_result_without_a_match_waits() -> None:
 
 
 def test_the_shared_vectors_are_what_this_implementation_gives() -> None:
-    assert json.loads(VECTORS.read_text(encoding="utf-8")) == vectors()
+    assert json.loads((FOLDER / "tournament.json").read_text(encoding="utf-8")) == vectors()
 
 
 def test_strengths_are_on_the_scale_of_the_ratings() -> None:

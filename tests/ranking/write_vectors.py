@@ -1,10 +1,11 @@
-"""Writes the test vectors that the Python and the JavaScript tournament both must satisfy.
+"""Writes the test vectors that Python and JavaScript both must satisfy.
 
 `python tests/ranking/write_vectors.py` from the repository's root, after a change that is meant.
-`numbers`: seeds, and the first numbers drawn from each. `tournaments`: every event and the state
-after it but for `history`, the first being the state of `start`; `history` is that of the last.
-`resumes`: stored events, and the state they are resumed to. `large`: a last state, which its own
-history must lead to.
+`pairs.json`: the pairs that votes on a set make. `tournament.json`: in `numbers` seeds, and the
+first numbers drawn from each; in `tournaments` every event and the state after it but for
+`history`, the first being the state of `start`, while `history` is that of the last; in `resumes`
+stored events, and the state they are resumed to; in `large` a last state, which its own history
+must lead to.
 """
 
 from __future__ import annotations
@@ -15,8 +16,57 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VECTORS = Path(__file__).parent / "vectors" / "tournament.json"
+FOLDER = Path(__file__).parent / "vectors"
 RESULTS = ("left", "right", "tie", "both_bad", "skip")
+SIZES = ((64, 64), (64, 64), (64, 64), (64, 96))
+
+
+def pair_vectors() -> list[dict[str, Any]]:
+    """Sets of images, the votes that count on each, and the pairs they make."""
+    return [_pairs_of(luck, 2 + luck % 7) for luck in range(70)] + [_pairs_of(70, 64)]
+
+
+def _pairs_of(luck: int, n: int) -> dict[str, Any]:
+    from dpo_core.ranking.pair_making import PairRules, SessionJudgement
+    from dpo_core.ranking.session import SessionState
+    from dpo_core.ranking.vote import Candidate, CandidateSet
+
+    rng = random.Random(luck)
+    ids = [f"i{i}" for i in range(n)]
+    images = tuple(Candidate(one, *rng.choice(SIZES)) for one in ids)
+    kinds = rng.sample(("best_worst", "ranking", "comparison", "swap", "thumbs"), 2)
+    votes = [{"set": "s", **_vote(rng.choice(kinds), ids, rng)} for _ in range(rng.randint(1, 7))]
+    rules = PairRules(rng.choice((1, 2, n)))
+    sets = {"s": CandidateSet("s", "", images)}
+    state = SessionState("", sets, tuple(votes), 0, 0, Path())
+    return {
+        "images": [{"id": one.id, "width": one.width, "height": one.height} for one in images],
+        "votes": votes,
+        "pairs_per_group": rules.pairs_per_group,
+        "pairs": [
+            [one.chosen, one.rejected, one.explicit, round(one.probability, 6)]
+            for one in SessionJudgement(state).chosen_pairs("s", rules)
+        ],
+    }
+
+
+def _vote(kind: str, ids: list[str], rng: random.Random) -> dict[str, Any]:
+    one, other = rng.sample(ids, 2)
+    if kind == "best_worst":
+        among = [image for image in ids if image in (one, other) or rng.random() < 0.6]
+        more = {"among": among} if rng.random() < 0.7 else {}
+        return {"kind": kind, "best": one, "worst": other, **more}
+    if kind == "ranking":
+        order = [[image] for image in rng.sample(ids, rng.randint(2, len(ids)))]
+        if rng.random() < 0.5:
+            order = [order[0] + order[1], *order[2:]]
+        return {"kind": kind, "order": order}
+    if kind == "comparison":
+        return {"kind": kind, "left": one, "right": other, "result": rng.choice(RESULTS)}
+    if kind == "swap":
+        return {"kind": kind, "up": one, "down": other}
+    marked = {image: rng.choice(("good", "bad", "none")) for image in ids if rng.random() < 0.6}
+    return {"kind": kind, "labels": marked or {one: "good"}}
 
 
 def vectors() -> dict[str, Any]:
@@ -119,5 +169,7 @@ def _large(n: int, seed: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    VECTORS.parent.mkdir(exist_ok=True)
-    VECTORS.write_text(json.dumps(vectors(), separators=(",", ":")) + "\n", encoding="utf-8")
+    FOLDER.mkdir(exist_ok=True)
+    for name, made in (("tournament", vectors()), ("pairs", pair_vectors())):
+        text = json.dumps(made, separators=(",", ":"))
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 // Best and worst of a set: click the best, then the worst; both then sit out, and so on.
 
-import { oneSize } from "./pair_badge.mjs";
+import { oneSize } from "./pair_making.mjs";
 import { bestWorstVote } from "./vote.mjs";
 
 export const NOTHING_PICKED = { best: null, goOn: false };

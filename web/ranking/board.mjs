@@ -12,8 +12,9 @@
 import { NOTHING_PICKED, pick, selection } from "./best_worst.mjs";
 import { back, begin, forth, step } from "./history.mjs";
 import { mayRetry, readKept, request, retryDelay, votesNow } from "./outbox.mjs";
+import { chosenPairs } from "./pair_making.mjs";
 import { orderVote, sameOrder, savedOrder } from "./rank_order.mjs";
-import { label, labels } from "./thumbs.mjs";
+import { counts, label, labels } from "./thumbs.mjs";
 import { reduce, resumed } from "./tournament.mjs";
 import { comparisonVote, swapVote, vote } from "./vote.mjs";
 
@@ -84,6 +85,35 @@ export class Board {
     return this.draft.future.length > 0 || this.undone.length > 0;
   }
 
+  /** All that was asked for is chosen. */
+  get isDone() {
+    const { selection, order, tournament, labels: marked } = this.model ?? {};
+    if (selection) return selection.phase === "done";
+    if (order) return order.flat().length > 1 && !this.orderIsNew;
+    if (marked) return counts(marked).none === 0;
+    return tournament?.phase === "standings";
+  }
+
+  /** The pairs that the votes make, with those not saved yet. */
+  get pairs() {
+    const { model, set } = this;
+    model.pairs ??= this._isSaved ? set.pairs : this._pairsOf(model.votes);
+    return model.pairs;
+  }
+
+  /** The pairs there will be after one more vote of these fields. */
+  pairsAfter(fields) {
+    return this._pairsOf(votesNow(this.model.votes, [{ op: "vote", vote: fields }]));
+  }
+
+  _pairsOf(votes) {
+    return chosenPairs(this.set.images, votes, this.pairsPerGroup);
+  }
+
+  get _isSaved() {
+    return !this.outbox.some((entry) => isSame(entry.reference, this.reference));
+  }
+
   /** Something is begun that another set would push off the screen. */
   get busy() {
     if (this.draft.past.length) return true;
@@ -104,10 +134,14 @@ export class Board {
     if (this.reference) this.load();
   }
 
-  /** A set has come from a run; it waits if the person is in the middle of another one. */
-  arrive(reference) {
+  /**
+   * A set has come from a run; it waits if the person is in the middle of another one.
+   *
+   * @param {boolean} watched the pointer is on the images: they are not to change under it
+   */
+  arrive(reference, watched = false) {
     const same = isSame(reference, this.reference);
-    if (!same && this.busy && this.set) {
+    if (!same && this.set && (this.busy || (watched && !this.isDone))) {
       this.newer = reference;
       this._changed();
       this._loadSets();
@@ -180,6 +214,26 @@ export class Board {
     const at = this.sets.findIndex((one) => one.set_id === this.reference?.set_id);
     const other = at < 0 ? null : this.sets[at + by];
     return other ? { session: this.reference.session, set_id: other.set_id } : null;
+  }
+
+  /** The sets of the session that nobody has voted on, but for the one on display. */
+  get unranked() {
+    return this.sets.filter(
+      (one) => !one.votes && one.images > 1 && one.set_id !== this.reference?.set_id,
+    );
+  }
+
+  /** The next of them: what came after the one on display, oldest first, then from the start. */
+  get nextUnranked() {
+    const at = this.sets.findIndex((one) => one.set_id === this.reference?.set_id);
+    const found = this.unranked.findLast((one) => this.sets.indexOf(one) < at);
+    const next = found ?? this.unranked.at(-1);
+    return next ? { session: this.reference.session, set_id: next.set_id } : null;
+  }
+
+  showNextUnranked() {
+    const next = this.nextUnranked;
+    if (next) this.show(next);
   }
 
   // Choices
@@ -340,6 +394,7 @@ export class Board {
       this.failure = null;
       this._drop(entry);
       if (isSame(entry.reference, this.reference)) this._take(answer.body);
+      this._count(answer.body);
       this.port.valueChanged(this._valueOf(answer.body));
       this._changed();
     }
@@ -365,6 +420,14 @@ export class Board {
   _take(set) {
     this.set = set;
     for (const one of set.votes) this._seen.set(one.id, one);
+  }
+
+  // So that the list of sets is right without being asked for again.
+  _count({ session, set_id, votes }) {
+    if (session !== this.reference?.session) return;
+    this.sets = this.sets.map((one) =>
+      one.set_id === set_id ? { ...one, votes: votes.length } : one,
+    );
   }
 
   _keep(entry) {

@@ -14,6 +14,7 @@ class Store {
   down = false;
   refuse = null;
   requests = 0;
+  others = [];
 
   get active() {
     const struck = new Set();
@@ -23,25 +24,35 @@ class Store {
     return this.votes.filter((vote) => vote.kind !== "undo" && !struck.has(vote.id));
   }
 
-  view() {
+  view(set_id = reference.set_id) {
+    const votes = this.active.filter((vote) => vote.set === set_id);
     return {
       v: 1,
-      ...reference,
+      session: "s",
+      set_id,
       prompt: "p",
       seed: 42,
       revision: `r${this.votes.length}`,
       images: IMAGES.map((id) => ({ id, width: 8, height: 8, url: `/${id}` })),
-      votes: this.active,
+      votes,
       pairs: [],
       standings: [],
-      totals: { pairs: 0, votes: this.active.length, sets: 1 },
+      totals: { pairs: 0, votes: this.active.length, sets: 1 + this.others.length },
     };
   }
 
   async get(path) {
     if (this.down) return { status: 0, body: null };
-    if (path.endsWith("/sets")) return { status: 200, body: { sets: [reference] } };
-    return { status: 200, body: this.view() };
+    if (path.endsWith("/sets")) return { status: 200, body: { sets: this.sets() } };
+    return { status: 200, body: this.view(/sets\/(\w+)/.exec(path)[1]) };
+  }
+
+  /** Newest first. */
+  sets() {
+    return [...this.others, reference.set_id].map((set_id) => {
+      const votes = this.active.filter((vote) => vote.set === set_id).length;
+      return { set_id, prompt: "p", images: IMAGES.length, votes, at: 0 };
+    });
   }
 
   async post(path, body) {
@@ -51,7 +62,8 @@ class Store {
     const undo = path.includes("/undo");
     const vote = undo ? { id: body.undo_id, kind: "undo", strikes: [body.vote_id] } : body;
     if (!this.votes.some((one) => one.id === vote.id)) this.votes.push(vote);
-    return { status: 200, body: this.view() };
+    const on = undo ? this.votes.find((one) => one.id === body.vote_id).set : vote.set;
+    return { status: 200, body: this.view(on) };
   }
 }
 
@@ -210,6 +222,64 @@ test("new images wait while a choice is open, else they are shown", async () => 
   board.arrive(other);
   assert.equal(board.reference.set_id, other.set_id);
   assert.equal(board.newer, null);
+});
+
+test("new images wait while the pointer is on others that are not ranked yet", async () => {
+  const { board } = await opened();
+  const other = { session: "s", set_id: "0000ffff" };
+  board.arrive(other, true);
+  assert.equal(board.newer, other);
+  board.pick("a");
+  board.pick("b");
+  await settled();
+  board.arrive(other, true);
+  assert.equal(board.reference.set_id, other.set_id);
+});
+
+test("every set of several runs is come to, none twice, until all are ranked", async () => {
+  const store = new Store();
+  store.others = ["00000004", "00000003", "00000002"];
+  const { board } = await opened("best_worst", store);
+  const come = [];
+  while (board.nextUnranked || !board.isDone) {
+    come.push(board.reference.set_id);
+    board.pick("a");
+    board.pick("b");
+    await settled();
+    assert.equal(board.unranked.length, 4 - come.length);
+    board.showNextUnranked();
+    await settled();
+  }
+  assert.deepEqual(come, [reference.set_id, "00000002", "00000003", "00000004"]);
+  assert.equal(store.active.length, 4);
+});
+
+test("what came before the set on display is come to after what came later", async () => {
+  const store = new Store();
+  store.others = ["00000003", "00000002"];
+  const { board } = await opened("best_worst", store);
+  await board.show({ session: "s", set_id: "00000002" });
+  await settled();
+  assert.equal(board.nextUnranked.set_id, "00000003");
+  await board.show({ session: "s", set_id: "00000003" });
+  await settled();
+  assert.equal(board.nextUnranked.set_id, reference.set_id);
+});
+
+test("pairs count what was chosen in other modes, and a choice before it is saved", async () => {
+  const store = new Store();
+  const { board } = await opened("best_worst", store);
+  board.setPairsPerGroup(2);
+  board.pick("a");
+  board.pick("b");
+  const two = (pairs) => pairs.map((pair) => [pair.chosen, pair.rejected]);
+  assert.deepEqual(two(board.pairs), [["a", "b"]]);
+  await settled();
+  assert.deepEqual(board.pairs, store.view().pairs);
+  board.setMode("rank");
+  await settled();
+  const order = { kind: "ranking", order: [["c"], ["d"]] };
+  assert.deepEqual(two(board.pairsAfter(order)), [["a", "b"], ["c", "d"]]);
 });
 
 test("a vote on its way and in the answer counts once", () => {

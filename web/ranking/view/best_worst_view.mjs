@@ -1,7 +1,9 @@
 // Click the best image, then the worst.
 
 import { mayPick } from "../best_worst.mjs";
-import { badges, bestWorstPairs, oneSize } from "../pair_badge.mjs";
+import { badges } from "../pair_badge.mjs";
+import { oneSize } from "../pair_making.mjs";
+import { bestWorstVote } from "../vote.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 import { GridView } from "./grid_view.mjs";
 import { button, el, setHidden } from "./element.mjs";
@@ -42,13 +44,16 @@ export class BestWorstView {
   }
 
   get pairs() {
-    const { selection } = this.board.model;
-    const open = this.board.unsaved > 0 || selection.best !== null;
-    return open || selection.pairs.length > this.board.set.pairs.length
-      ? bestWorstPairs(selection, this._pointed).filter(
-          (pair) => pair.rejected === null || oneSize(this.board.model.sizes, pair.chosen, pair.rejected),
-        )
-      : this.board.set.pairs;
+    const { selection, sizes } = this.board.model;
+    const { best, left } = selection;
+    const { pairs } = this.board;
+    if (best === null) return pairs;
+    if (this._pointed !== best && mayPick(selection, this._pointed, sizes)) {
+      return this.board.pairsAfter(bestWorstVote(best, this._pointed, left));
+    }
+    const others = pairs.filter((pair) => pair.chosen !== best && pair.rejected !== best);
+    const room = Math.max(this.board.pairsPerGroup - 1, selection.pairs.length);
+    return [...others.slice(0, room), { chosen: best, rejected: null }];
   }
 
   get hint() {

@@ -1,8 +1,9 @@
 // Any number of the images in order: click them best first, or drag them in the strip.
 
-import { badges, orderPairs } from "../pair_badge.mjs";
+import { badges } from "../pair_badge.mjs";
 import {
   moved,
+  orderVote,
   placedAfter,
   placedBefore,
   places,
@@ -57,8 +58,8 @@ export class RankView {
   }
 
   get pairs() {
-    const { order, sizes } = this.board.model;
-    return this._open ? orderPairs(order, sizes, this.board.pairsPerGroup) : this.board.set.pairs;
+    const { order, votes } = this.board.model;
+    return this.isOpen ? this.board.pairsAfter(orderVote(order, votes)) : this.board.pairs;
   }
 
   get _open() {

@@ -29,6 +29,11 @@ export class RankingWidget {
     this._update();
   }
 
+  /** Images of a run: they are shown, unless that would take others from under the pointer. */
+  arrive(reference) {
+    this.board.arrive(reference, this._stage.matches(":hover"));
+  }
+
   nameOf = (id) => `Image ${1 + (this.board.set?.images.findIndex((one) => one.id === id) ?? -1)}`;
 
   dispose() {
@@ -56,6 +61,7 @@ export class RankingWidget {
       this._prompt,
       this._waitingBar,
       this._newerBar,
+      this._unrankedBar,
       this._stage,
       this._blank,
       this._foot,
@@ -131,6 +137,19 @@ export class RankingWidget {
         text: "Show them",
         onclick: () => this.board.show(this.board.newer),
       }),
+    );
+    this._unrankedCount = el("span");
+    this._nextButton = button({
+      label: "Next images that are not ranked yet",
+      text: "Next",
+      key: "M",
+      onclick: () => this.board.showNextUnranked(),
+    });
+    this._unrankedBar = el(
+      "div",
+      { className: "dpo-bar dpo-unranked", role: "status" },
+      this._unrankedCount,
+      this._nextButton,
     );
   }
 
@@ -227,6 +246,9 @@ export class RankingWidget {
     setData(this._promptFold, "folded", this._folded ? "yes" : "");
     setHidden(this._waitingBar, !board.waiting);
     setHidden(this._newerBar, !board.newer);
+    const unranked = board.unranked.length;
+    setHidden(this._unrankedBar, !view || !unranked || Boolean(board.newer) || !board.isDone);
+    setText(this._unrankedCount, unrankedText(unranked));
     const at = board.sets.findIndex((one) => one.set_id === board.reference?.set_id);
     setHidden(this._sets, board.sets.length < 2 || at < 0);
     setText(this._setCount, `${board.sets.length - at}/${board.sets.length}`);
@@ -332,6 +354,7 @@ export class RankingWidget {
     else if (key === "y") this.board.redo();
     else if (key === "f") this._toggleFull();
     else if (key === "p") this._foldPrompt();
+    else if (key === "m") this.board.showNextUnranked();
     else return false;
     return true;
   }
@@ -387,8 +410,12 @@ function fold(label, content) {
   return made;
 }
 
+const unrankedText = (count) =>
+  count === 1 ? "1 batch is not ranked yet." : `${count} batches are not ranked yet.`;
+
 function keyRows(keys) {
   const common = [
+    ["M", "more images: the next not ranked yet"],
     ["Z, Y", "undo, redo"],
     ["F", "full screen"],
     ["P", "fold the prompt"],

@@ -64,7 +64,7 @@ export class SideBySideView {
   }
 
   get pairs() {
-    return this.board.set.pairs;
+    return this.board.pairs;
   }
 
   get hint() {
@@ -104,8 +104,8 @@ export class SideBySideView {
 
   _showStandings(tournament) {
     const { ids } = this.board.model;
-    const { pairs, standings } = this.board.set;
-    const shown = badges(pairs);
+    const { standings } = this.board.set;
+    const shown = badges(this.pairs);
     const rated = new Map(standings.map((one) => [one.id, one]));
     this.grid.arrange(tournament.standings.map((i) => ids[i]));
     this.grid.tiles.forEach((tile, i) => {

@@ -1,8 +1,10 @@
 // Good, bad or no label, image by image.
 
+import { badges } from "../pair_badge.mjs";
 import { counts, nextUnlabelled } from "../thumbs.mjs";
 import { button, el } from "./element.mjs";
 import { GridView } from "./grid_view.mjs";
+import { badgeShown } from "./pair_bar.mjs";
 
 const BUTTONS_HEIGHT = 30;
 
@@ -31,23 +33,26 @@ export class ThumbsView {
   }
 
   get pairs() {
-    return this.board.set.pairs;
+    return this.board.pairs;
   }
 
-  /** Labels compare nothing, so there may never be a pair. */
-  nonePaired = "Labels, no pairs: for the loss kto";
+  /** A good image and a bad one make a pair; the labels alone are what the loss kto takes. */
+  nonePaired = "Labels, no pair yet";
 
   get hint() {
     const { good, bad, none } = counts(this.board.model.labels);
+    if (!none) return this.board.doneText("or change a label");
     if (!good && !bad) return "Mark the images you like and those you do not.";
-    return `${good} good, ${bad} bad${none ? `, ${none} without a label` : ""}.`;
+    return `${good} good, ${bad} bad, ${none} without a label.`;
   }
 
   update() {
     const { labels } = this.board.model;
+    const shown = badges(this.pairs);
     for (const tile of this.grid.tiles) {
       const label = labels.get(tile.id);
       tile.show({
+        badge: badgeShown(shown.get(tile.id), this.board.unsaved > 0),
         mark: label === "none" ? "" : label,
         told: label === "none" ? "no label" : label,
         pressed: label === "good",
