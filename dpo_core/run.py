@@ -17,7 +17,7 @@ from .training.four_passes import SCHEDULES, PassResult
 from .training.noise import NoiseSettings
 from .training.objectives import Objective
 from .training.optimizer import AdapterOptimizer, OptimizerSettings, learning_rate
-from .training.plan import BatchPlan
+from .training.plan import BatchPlan, Epochs
 
 NON_FINITE_LIMIT = 5
 FIRST_LOSS_SCALE = 2.0**12
@@ -85,6 +85,8 @@ class TrainState:
         optimizer: AdamW's moments by parameter name, CPU.
         rho: smoothed ratio of the chosen image's error to the reference's; None before a step.
         loss_scale: factor that keeps fp16 gradients from underflowing.
+        epochs: where those over the present pairs began.
+        visits: visits begun; their noise has been seen.
     """
 
     step: int
@@ -92,6 +94,8 @@ class TrainState:
     optimizer: Mapping[str, Tensor]
     rho: float | None = None
     loss_scale: float = FIRST_LOSS_SCALE
+    epochs: Epochs = field(default_factory=Epochs)
+    visits: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def train(
         dataset: the pairs.
         settings: how to train.
         steps: optimiser steps to do now.
-        start: go on from here; None starts with the adapter as it is.
+        start: go on from here, also with other pairs; None starts with the adapter as it is.
 
     Raises:
         ValueError: settings out of range.
@@ -152,11 +156,13 @@ class _Run:
     ) -> None:
         self._denoiser, self._adapter = denoiser, adapter
         self._dataset, self._settings = dataset, settings
+        self._epochs = _epochs(dataset, start)
         self._plan = BatchPlan(
             buckets(dataset.pairs, denoiser),
             settings.batch_size,
             settings.grad_accumulation_steps,
             settings.seed,
+            self._epochs,
         )
         self._optimizer = AdapterOptimizer(adapter.parameters(), settings.optimizer)
         self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
@@ -173,6 +179,8 @@ class _Run:
             self._optimizer.state(),
             self._rho,
             self._loss_scale,
+            self._epochs,
+            self._plan.visits_before(self._step),
         )
 
     def step(self) -> StepReport:
@@ -268,6 +276,14 @@ class _Run:
                 f"With beta 0 the preference loss must be {math.log(2):.4f}, but it is {raw:.4f}: "
                 "a fault in this pack. The LoRA of the step before is kept."
             )
+
+
+def _epochs(dataset: EncodedPairs, start: TrainState | None) -> Epochs:
+    if start is None:
+        return Epochs(dataset.digest)
+    if start.epochs.dataset == dataset.digest:
+        return start.epochs
+    return Epochs(dataset.digest, start.step, start.visits)
 
 
 __all__ = ["StepReport", "TrainSettings", "TrainState", "TrainingError", "train"]

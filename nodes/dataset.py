@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.utils
@@ -55,7 +56,7 @@ class EncodePairs(io.ComfyNode):
             dataset = encode_pairs(
                 list(pairs), vae, clip, megapixels, guidance, lambda: bar.update(1)
             )
-        return io.NodeOutput(dataset)
+        return io.NodeOutput(replace(dataset, lineage=pairs.lineage))
 
 
 class DatasetFromLatents(io.ComfyNode):

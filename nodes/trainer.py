@@ -29,6 +29,8 @@ from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
 from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Trainer
 
+NEW_PICKS = ("continue", "start_over")
+
 
 class TrainerNode(io.ComfyNode):
     @classmethod
@@ -87,6 +89,12 @@ class TrainerNode(io.ComfyNode):
                     tooltip="Go on from another trainer with this node's pairs and settings: its "
                     "LoRA, its optimiser and its original reference. New picks never start over.",
                 ),
+                io.Combo.Input(
+                    "new_picks", options=list(NEW_PICKS), default=NEW_PICKS[0], optional=True,
+                    tooltip="When a ranking session has grown: continue trains on from where its "
+                    "last training with this model and these settings stood, against the same "
+                    "reference; start_over begins a new LoRA.",
+                ),
             ],
             outputs=[Trainer.Output(display_name="trainer")],
         )
@@ -108,6 +116,7 @@ class TrainerNode(io.ComfyNode):
         objective: ObjectiveSettings | None = None,
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
+        new_picks: str = NEW_PICKS[0],
     ) -> io.NodeOutput:
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
@@ -130,9 +139,12 @@ class TrainerNode(io.ComfyNode):
             if continue_from is not None:
                 adapter = continue_from.adapter
             trainer = build_trainer(
-                model, shaped, settings, adapter, gradient_checkpointing, origin
+                model, shaped, settings, adapter, gradient_checkpointing, origin,
+                start_over=new_picks == "start_over",
             )
-        said.append(f"{len(shaped)} pairs, run {trainer.run.id}")
+            if continue_from is None and (before := trainer.origin.run) is not None:
+                said.append(f"goes on from step {trainer.step} of run {before.id}")
+        said.append(f"{counted(len(shaped), 'pair')}, run {trainer.run.id}")
         if wrappers := left_out(model):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
         if held_out := (0 if dataset is None else len(dataset)) - len(shaped):

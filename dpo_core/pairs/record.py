@@ -232,6 +232,9 @@ class PairSet:
     pairs: tuple[Pair, ...] = ()
     labelled: tuple[LabelledImage, ...] = ()
     groups: tuple[RankedGroup, ...] = ()
+    lineage: tuple[str, ...] = ()
+    """Names of the growing collections, such as preference sessions, that this is a state of:
+    training goes on from an earlier state of the same. Empty for a fixed collection."""
 
     @classmethod
     def folded(
@@ -239,9 +242,15 @@ class PairSet:
         pairs: Iterable[Pair],
         labelled: Iterable[LabelledImage] = (),
         groups: Iterable[RankedGroup] = (),
+        lineage: Iterable[str] = (),
     ) -> PairSet:
         """A set in which every key occurs once; of exact duplicates the first stays."""
-        return cls(_first_of_each(pairs), _first_of_each(labelled), _first_of_each(groups))
+        return cls(
+            _first_of_each(pairs),
+            _first_of_each(labelled),
+            _first_of_each(groups),
+            tuple(sorted(set(lineage))),
+        )
 
     def join(self, other: PairSet) -> PairSet:
         """This set's records, then those of `other` that are not among them."""
@@ -249,6 +258,7 @@ class PairSet:
             (*self.pairs, *other.pairs),
             (*self.labelled, *other.labelled),
             (*self.groups, *other.groups),
+            (*self.lineage, *other.lineage),
         )
 
     @property
@@ -269,7 +279,7 @@ class PairSet:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of all that training depends on.
+        """Hex digest of all that a step of training depends on.
 
         Keys, soft labels, gaps, ratings, groups, splits and the order of all records.
         """

@@ -224,7 +224,9 @@ def make_preferences(
         pairs += maker.pairs(rules)
         labelled += maker.labelled()
         groups += maker.groups()
-    records = PairSet.folded(pairs, labelled, groups)
+    # Pairs of one batch at a time are another collection than those of the whole session.
+    lineage = state.name if set_ids is None else f"{state.name}, one batch"
+    records = PairSet.folded(pairs, labelled, groups, [lineage])
     report = _report(state, judged, set(wanted), records, problems)
     return Preferences(records, report, tuple(problems))
 

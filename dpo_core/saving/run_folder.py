@@ -6,7 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..run import TrainState
+from ..training.plan import Epochs
 from .atomic import write_atomically, write_tensors
 
 CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
@@ -31,14 +33,24 @@ class RunFolder:
 
     Args:
         root: folder of all runs.
-        content: what decides the result; it is written as ``settings.json``.
+        content: what decides the result; it is written as ``settings.json``. Its entry
+            ``continues``, id and step, names the run of the same root that this one goes on from.
         label: stands before the id in the folder's name, for people.
     """
 
     def __init__(self, root: Path, content: Mapping[str, Any], label: str = "") -> None:
         self.id = run_id(content)
         self.path = root / f"{label}{self.id}"
-        self._content = dict(content)
+        self.content = dict(content)
+
+    @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """The run in a folder; an empty one of no such folder where there is none."""
+        try:
+            content = json.loads((path / "settings.json").read_bytes())
+        except (OSError, ValueError):
+            content = {}
+        return cls(path.parent, content if isinstance(content, dict) else {})
 
     def open(self) -> None:
         """Makes the folder and its settings file.
@@ -48,7 +60,7 @@ class RunFolder:
         """
         settings = self.path / "settings.json"
         if not settings.exists():
-            text = json.dumps(self._content, indent=2, sort_keys=True, default=str)
+            text = json.dumps(self.content, indent=2, sort_keys=True, default=str)
             write_atomically(settings, lambda part: _write_text(part, text + "\n"))
 
     def save_checkpoint(self, state: TrainState) -> Path:
@@ -56,7 +68,13 @@ class RunFolder:
         path = self._checkpoint(state.step)
         tensors = {f"adapter/{name}": tensor for name, tensor in state.adapter.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
-        scalars = {"step": state.step, "rho": state.rho, "loss_scale": state.loss_scale}
+        scalars = {
+            "step": state.step,
+            "rho": state.rho,
+            "loss_scale": state.loss_scale,
+            "epochs": asdict(state.epochs),
+            "visits": state.visits,
+        }
         write_tensors(path, tensors, {"state": json.dumps(scalars)})
         return path
 
@@ -74,7 +92,13 @@ class RunFolder:
                 kind, rest = name.split("/", 1)
                 (adapter if kind == "adapter" else optimizer)[rest] = file.get_tensor(name)
         return TrainState(
-            scalars["step"], adapter, optimizer, scalars["rho"], scalars["loss_scale"]
+            scalars["step"],
+            adapter,
+            optimizer,
+            scalars["rho"],
+            scalars["loss_scale"],
+            Epochs(**scalars["epochs"]),
+            scalars["visits"],
         )
 
     def checkpoints(self) -> list[int]:
@@ -108,6 +132,14 @@ class RunFolder:
                     continue
         return [rows[step] for step in sorted(rows) if step <= until]
 
+    def history(self, until: int) -> list[dict[str, float]]:
+        """As :meth:`metrics`, with the rows of the runs this one goes on from before its own."""
+        before: list[dict[str, float]] = []
+        if self.content.get("continues"):
+            parent, step = self.content["continues"]
+            before = RunFolder.at(self.path.parent / parent).history(step)
+        return before + self.metrics(until)
+
     def save_reference(self, reference: Mapping[str, Tensor]) -> None:
         """Keeps the frozen reference with the run, once: continued runs anchor to the original."""
         path = self.path / "reference.safetensors"
@@ -116,6 +148,28 @@ class RunFolder:
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / f"step_{step:08d}.safetensors"
+
+
+def runs_like(
+    root: Path, content: Mapping[str, Any], but_for: Collection[str]
+) -> list[RunFolder]:
+    """The runs on disk whose content is this one, but for some of its entries; in no order."""
+    wanted = _as_read(content)
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        run = RunFolder.at(path)
+        names = run.content.keys() | wanted.keys()
+        if run.path == path and all(
+            name in but_for or run.content.get(name) == wanted.get(name) for name in names
+        ):
+            found.append(run)
+    return found
+
+
+def _as_read(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as it comes back from its file."""
+    read: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return read
 
 
 def _write_text(path: Path, text: str) -> None:

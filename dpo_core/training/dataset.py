@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -54,6 +54,8 @@ class EncodedPairs:
     """An immutable training set."""
 
     pairs: tuple[EncodedPair, ...]
+    lineage: tuple[str, ...] = ()
+    """As of :class:`~..pairs.record.PairSet`."""
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class EncodedPairs:
 
     def training(self) -> EncodedPairs:
         """Without the pairs their source keeps for validation."""
-        return EncodedPairs(tuple(pair for pair in self.pairs if not pair.held_out))
+        return replace(self, pairs=tuple(p for p in self.pairs if not p.held_out))
 
     def __len__(self) -> int:
         return len(self.pairs)

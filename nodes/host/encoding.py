@@ -141,7 +141,7 @@ def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> 
             f"{latent_format.latent_channels} channels. Encode them with the VAE that belongs to "
             "the model."
         )
-    return EncodedPairs(tuple(shaped))
+    return replace(dataset, pairs=tuple(shaped))
 
 
 def _scaled(pixels: Tensor, megapixels: float, multiple: int) -> Tensor:

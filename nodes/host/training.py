@@ -17,7 +17,7 @@ from torch import Tensor
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
-from ...dpo_core.saving.run_folder import RunFolder
+from ...dpo_core.saving.run_folder import RunFolder, runs_like
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
 from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
 from .denoiser import HostDenoiser
@@ -112,8 +112,13 @@ def build_trainer(
     adapter: AdapterSettings,
     gradient_checkpointing: bool,
     origin: Origin,
+    start_over: bool = False,
 ) -> Trainer:
     """Checks everything that can be checked before training.
+
+    A growing collection of pairs has one training for each model and settings: unless told to
+    ``start_over``, it goes on from the furthest step reached with an earlier state of it, or is
+    found again where just these pairs were trained on.
 
     Raises:
         ValueError: every problem found, each with its fix.
@@ -125,14 +130,38 @@ def build_trainer(
         "version": VERSION,
         "base": model_identity(patcher),
         "pairs": dataset.digest,
+        "lineage": list(dataset.lineage),
         "settings": asdict(settings),
         "adapter": asdict(adapter) if origin.existing is None else _digest(origin.existing),
         "continues": None if origin.run is None else [origin.run.id, origin.step],
     }
     run = RunFolder(runs_folder(), content)
+    if dataset.lineage and origin.run is None and not start_over:
+        run, origin = _in_lineage(run, origin)
     return Trainer(
         patcher, dataset, settings, adapter, gradient_checkpointing, origin, run, origin.step
     )
+
+
+def _in_lineage(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
+    root, content = fresh.path.parent, fresh.content
+    furthest = {
+        run: run.checkpoints()[-1]
+        for run in runs_like(root, content, ("pairs", "continues"))
+        if run.checkpoints()
+    }
+    if not furthest:
+        return fresh, origin
+    same = [run for run in furthest if run.content["pairs"] == content["pairs"]]
+    # By id where the steps are equal: which one it is must not depend on the file system.
+    last = max(same or furthest, key=lambda run: (furthest[run], run.id))
+    if not same:
+        origin = replace(origin, run=last, step=furthest[last])
+        return RunFolder(root, content | {"continues": [last.id, furthest[last]]}), origin
+    if last.content["continues"]:
+        parent, step = last.content["continues"]
+        origin = replace(origin, run=RunFolder.at(root / parent), step=step)
+    return last, origin
 
 
 def model_problems(patcher: ModelPatcher) -> list[str]:
@@ -186,7 +215,7 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
     finished = replace(trainer, step=target)
     state = finished.state()
     assert state is not None
-    return Trained(finished, lora_of(finished, state), run.metrics(target), current.step == target)
+    return Trained(finished, lora_of(finished, state), run.history(target), current.step == target)
 
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
@@ -202,7 +231,7 @@ def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
 
 def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:
     """Metadata for the trainer's LoRA file."""
-    rows = trainer.run.metrics(trainer.step)
+    rows = trainer.run.history(trainer.step)
     ranks = {name: t.shape[0] for name, t in lora.items() if name.endswith(".lora_A.weight")}
     largest = max(ranks, key=lambda name: ranks[name])
     return lora_metadata(
