@@ -25,7 +25,7 @@ from ..dpo_core.pairs.problem import PairError
 from ..dpo_core.pairs.prompt_metadata import prompt_behind
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.ranking.given_votes import given_votes
-from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, eight_bit, image_id
+from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, identified_images
 from ..dpo_core.ranking.pair_making import PairRules, SessionJudgement, make_preferences
 from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import Session, SessionState
@@ -402,8 +402,7 @@ def _candidates(images: Sequence[Tensor], prompts: Sequence[str]) -> list[tuple[
             "smaller batches."
         )
     else:
-        stored = [eight_bit(one[..., :3].cpu().float().numpy()) for one in singles]
-        found = [(image_id(one), one) for one in stored]
+        found = identified_images([one[..., :3].cpu().float().numpy() for one in singles])
         if len({one for one, _ in found}) < 2:
             problems.append(
                 "There is only one image. Set batch_size to 2 or more." if len(singles) == 1

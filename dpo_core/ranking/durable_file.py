@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+Write = Callable[[BinaryIO], object]
+"""Fills a file that is open for writing."""
 
 
-def write_durably(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Has `write` fill a file beside `path`, syncs it and renames it.
+def write_durably(files: Mapping[Path, Write], pool: Executor) -> None:
+    """Fills files beside their paths, syncs them, and gives all of them their names.
+
+    The names last once their folder is synced.
+
+    Raises:
+        OSError: no room or no permission; what a write raises. No file has got its name then,
+            unless it was the renaming that failed.
+    """
+    parts = {path: _beside(path) for path in files}
+    try:
+        _all_of(pool, _fill, parts.values(), files.values())
+        # Only now: while the first files are synced, the system writes the others by itself.
+        _all_of(pool, _sync, parts.values())
+        for path, part in parts.items():
+            os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when the block ends well; not synced, for what can be made again.
 
     Raises OSError for no room or no permission; `path` is then as it was.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = _beside(path)
     try:
         with open(part, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -34,3 +59,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _all_of(pool: Executor, call: Callable[..., object], *arguments: Iterable[Any]) -> None:
+    """Waits for every call, so that none is still writing when the first that failed is told."""
+    futures = [pool.submit(call, *one) for one in zip(*arguments, strict=True)]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _fill(part: Path, write: Write) -> None:
+    with open(part, "xb") as file:
+        write(file)
+
+
+def _sync(part: Path) -> None:
+    with open(part, "r+b") as file:  # Windows syncs only what may be written to
+        os.fsync(file.fileno())

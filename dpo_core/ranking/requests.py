@@ -15,7 +15,7 @@ from .circle import PairCount, circle_of
 from .pair_making import PairRules, SessionJudgement
 from .session import LOG_NAME, Session, SessionState, SessionStore
 from .session_name import SessionNameError, session_name
-from .vote import MAX_IMAGES, MAX_RECORD_BYTES, VoteError
+from .vote import MAX_IMAGES, MAX_RECORD_BYTES, CandidateSet, VoteError
 from .vote_log import LogLockedError
 
 VIEW_VERSION = 1
@@ -58,13 +58,21 @@ class RankingRequests:
     Args:
         store: the sessions.
         image_url: where the page gets an image from, by session and image id.
+        thumbnail_url: where it gets the small copy from, the file `Session.images.thumbnails.path`;
+            left out, it is given the images alone.
 
     Every method raises RequestRefused.
     """
 
-    def __init__(self, store: SessionStore, image_url: Callable[[str, str], str]) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        image_url: Callable[[str, str], str],
+        thumbnail_url: Callable[[str, str], str] | None = None,
+    ) -> None:
         self._store = store
         self._image_url = image_url
+        self._thumbnail_url = thumbnail_url
         self._pairs: dict[str, PairCount] = {}
 
     def sessions(self) -> Answer:
@@ -143,15 +151,7 @@ class RankingRequests:
             "prompt": candidates.prompt,
             "revision": state.digest([set_id]),
             "seed": int(set_id[:8], 16),
-            "images": [
-                {
-                    "id": image.id,
-                    "width": image.width,
-                    "height": image.height,
-                    "url": self._image_url(session.name, image.id),
-                }
-                for image in candidates.images
-            ],
+            "images": self._images(session, candidates),
             "votes": state.votes_on(set_id),
             "pairs": [
                 {
@@ -173,6 +173,27 @@ class RankingRequests:
             ],
             "totals": self._totals(state, rules),
         }
+
+    def _images(self, session: Session, candidates: CandidateSet) -> list[Answer]:
+        """With a `thumbnail` where there is one; those that are missing are made for later."""
+        found: list[Answer] = [
+            {
+                "id": image.id,
+                "width": image.width,
+                "height": image.height,
+                "url": self._image_url(session.name, image.id),
+            }
+            for image in candidates.images
+        ]
+        if self._thumbnail_url is not None:
+            thumbnails = session.images.thumbnails
+            missing = thumbnails.missing(candidates.images)
+            if missing:
+                thumbnails.make_later(missing)
+            for image, one in zip(candidates.images, found, strict=True):
+                if thumbnails.is_wanted(image) and image.id not in missing:
+                    one["thumbnail"] = self._thumbnail_url(session.name, image.id)
+        return found
 
     def _totals(self, state: SessionState, rules: PairRules) -> Answer:
         counter = self._pairs.setdefault(state.name, PairCount())

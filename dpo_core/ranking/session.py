@@ -1,7 +1,8 @@
 """Preference sessions: a person's choices, with the images they were made among.
 
 `<root>/<name>/` holds `images/<id>.png` and `votes.jsonl`, which is the only truth: everything
-else is replayed from it. See `vote` for the records.
+else is replayed from it. See `vote` for the records. `thumbnails/<id>.webp` are made again when
+they are missing.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def open_session(name: str) -> Session:
     """
     session = session_store().session(name)
     root = session_store().root.resolve()
-    for folder in (session.folder, session.images.folder):
+    folders = (session.folder, session.images.folder, session.images.thumbnails.folder)
+    for folder in folders:
         if not folder.resolve().is_relative_to(root):
             raise SessionNameError(
                 f"The folder {folder} is a link that leads out of {root}. Put the folder itself "
@@ -46,14 +47,19 @@ def _store(root: Path) -> SessionStore:
 
 @lru_cache
 def _requests(root: Path) -> RankingRequests:
-    return RankingRequests(_store(root), image_url)
+    return RankingRequests(_store(root), image_url, thumbnail_url)
 
 
 def image_url(session: str, image_id: str) -> str:
     """Where ComfyUI serves an image of a session, below its own address."""
-    place = {
-        "type": "output",
-        "subfolder": f"dpo/sessions/{session}/images",
-        "filename": f"{image_id}.png",
-    }
+    return _view_url(session, "images", f"{image_id}.png")
+
+
+def thumbnail_url(session: str, image_id: str) -> str:
+    """Where ComfyUI serves an image's thumbnail, below its own address."""
+    return _view_url(session, "thumbnails", f"{image_id}.webp")
+
+
+def _view_url(session: str, folder: str, file: str) -> str:
+    place = {"type": "output", "subfolder": f"dpo/sessions/{session}/{folder}", "filename": file}
     return "/view?" + urlencode(place)

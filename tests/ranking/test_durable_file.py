@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from dpo_core.ranking.durable_file import whole_file, write_durably
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(3) as pool:
+        yield pool
+
+
+def test_files_get_their_names_only_when_all_are_whole_and_synced(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append("sync")
+
+    def renamed(source: Path, target: Path) -> None:
+        assert source.read_bytes() == target.name.encode()
+        replace(source, target)
+        events.append("rename")
+
+    def write(name: str, file: BinaryIO) -> None:
+        file.write(name.encode())
+        events.append("write")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    names = [f"{i}.bin" for i in range(5)]
+    write_durably({tmp_path / n: lambda file, n=n: write(n, file) for n in names}, pool)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert events == ["write"] * 5 + ["sync"] * 5 + ["rename"] * 5
+
+
+def test_if_one_fails_none_appears_and_nothing_is_left(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    def fail(file: BinaryIO) -> None:
+        raise OSError("No space left on device")
+
+    def write_slowly(file: BinaryIO) -> None:
+        time.sleep(0.1)
+        file.write(b"x")
+
+    with pytest.raises(OSError, match="No space"):
+        write_durably({tmp_path / "a": fail, tmp_path / "b": write_slowly}, pool)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_block_fails_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with whole_file(path) as file:
+        file.write(b"one")
+    with pytest.raises(KeyError), whole_file(path) as file:
+        file.write(b"two")
+        assert path.read_bytes() == b"one"
+        raise KeyError
+    assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
