@@ -141,7 +141,8 @@ class RankImages(io.ComfyNode):
         new = [NewImage(pixels, metadata) for _, pixels in candidates]
         batch = _stored(opened, new, text or "")
         given = _value(ranking)
-        for vote in given_votes(given, batch.id, [one for one, _ in candidates]):
+        ids = [one for one, _ in candidates]
+        for vote in given_votes(given, batch.id, ids, opened.problems):
             opened.vote(vote)
         context = get_executing_context()
         shown = {

@@ -11,60 +11,96 @@ images at hand, from 0, instead of by id; in `labels`, the number is text, as JS
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from .vote import VoteError
+from .vote import Vote, VoteError
 
 MAX_GIVEN = 4096
 _IMAGE_FIELDS = ("best", "worst", "left", "right", "up", "down")
+_SHOWN_PROBLEMS = 20
 
 
 def given_votes(
-    ranking: Mapping[str, Any], set_id: str, image_ids: Sequence[str]
+    ranking: Mapping[str, Any],
+    set_id: str,
+    image_ids: Sequence[str],
+    problems_of: Callable[[Vote, Collection[str]], list[str]] = lambda vote, earlier: [],
 ) -> list[dict[str, Any]]:
     """The votes of a `ranking` value, each with a set, and images by id.
 
-    What they say is not checked here: storing them does. The same votes again are the same.
+    The same votes again are the same.
+
+    Args:
+        ranking: the value.
+        set_id: the images at hand.
+        image_ids: their ids, in the order they are numbered.
+        problems_of: what is wrong with a vote that comes after others of these ids, such as
+            `Session.problems`.
 
     Raises:
-        VoteError: they are no list of objects, or a number has no image.
+        VoteError: they are no list of objects, a number has no image, or `problems_of` finds
+            something; everything wrong with any of them.
     """
     votes = ranking.get("votes", [])
     if not isinstance(votes, list) or not all(isinstance(vote, Mapping) for vote in votes):
         raise VoteError(["`votes` must be a list of objects."])
     if len(votes) > MAX_GIVEN:
         raise VoteError([f"`votes` holds more than {MAX_GIVEN} votes."])
-    return [{"set": set_id, **_with_ids(vote, image_ids)} for vote in votes]
+    given: list[dict[str, Any]] = []
+    problems: list[str] = []
+    earlier: set[str] = set()
+    for number, vote in enumerate(votes):
+        numbers = _Numbers(image_ids)
+        full = {"set": set_id, **numbers.replaced(vote)}
+        found = numbers.problems or problems_of(full, earlier)
+        which = f"Vote {number}: " if len(votes) > 1 else ""
+        problems += [which + one for one in found]
+        given.append(full)
+        if isinstance(name := vote.get("id"), str):
+            earlier.add(name)
+    if problems:
+        more = len(problems) - _SHOWN_PROBLEMS
+        shown = problems[:_SHOWN_PROBLEMS]
+        raise VoteError([*shown, f"And {more} more problems."] if more > 0 else problems)
+    return given
 
 
-def _with_ids(vote: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, Any]:
-    named = dict(vote)
-    for name in _IMAGE_FIELDS:
-        if name in named:
-            named[name] = _id(named[name], image_ids)
-    if isinstance(among := named.get("among"), list):
-        named["among"] = [_id(image, image_ids) for image in among]
-    if isinstance(order := named.get("order"), list):
-        named["order"] = [
-            [_id(image, image_ids) for image in tied] if isinstance(tied, list) else tied
-            for tied in order
-        ]
-    if isinstance(labels := named.get("labels"), Mapping):
-        named["labels"] = {
-            _id(int(image) if _is_number(image) else image, image_ids): label
-            for image, label in labels.items()
-        }
-    return named
+class _Numbers:
+    """Puts ids in place of the numbers in a vote; `problems` tells of numbers without an image."""
+
+    def __init__(self, image_ids: Sequence[str]) -> None:
+        self._image_ids = image_ids
+        self.problems: list[str] = []
+
+    def replaced(self, vote: Vote) -> dict[str, Any]:
+        named = dict(vote)
+        for name in _IMAGE_FIELDS:
+            if name in named:
+                named[name] = self._id(named[name])
+        if isinstance(among := named.get("among"), list):
+            named["among"] = [self._id(image) for image in among]
+        if isinstance(order := named.get("order"), list):
+            named["order"] = [
+                [self._id(image) for image in tied] if isinstance(tied, list) else tied
+                for tied in order
+            ]
+        if isinstance(labels := named.get("labels"), Mapping):
+            named["labels"] = {
+                self._id(int(image) if _is_number(image) else image): label
+                for image, label in labels.items()
+            }
+        return named
+
+    def _id(self, image: Any) -> Any:
+        if type(image) is not int:
+            return image
+        if not 0 <= image < len(self._image_ids):
+            count = len(self._image_ids)
+            self.problems.append(f"There is no image number {image}: there are {count}, from 0.")
+            return image
+        return self._image_ids[image]
 
 
 def _is_number(text: object) -> bool:
     return isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 4
-
-
-def _id(image: Any, image_ids: Sequence[str]) -> Any:
-    if type(image) is not int:
-        return image
-    if not 0 <= image < len(image_ids):
-        raise VoteError([f"There is no image number {image}: there are {len(image_ids)}, from 0."])
-    return image_ids[image]

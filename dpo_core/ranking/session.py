@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -144,6 +144,19 @@ class Session:
             raise VoteError([f"There is no session {self.name!r}."])
         return self._log.append(full, lambda log: _require(full, log))
 
+    def problems(self, vote: Vote, earlier: Collection[str] = ()) -> list[str]:
+        """Everything that keeps a vote from being stored; empty if nothing does.
+
+        Args:
+            vote: as for `vote`.
+            earlier: ids of votes that will be stored before it.
+        """
+        self._log.read()
+        try:
+            return _problems(identified(vote), self._log, earlier)
+        except VoteError as error:
+            return list(error.problems)
+
     def undo(self, vote_id: str, undo_id: str | None = None) -> tuple[Vote, bool]:
         """Strikes out one vote, with a vote. Raises as `vote` does."""
         undo_id = undo_id or secrets.token_hex(16)
@@ -268,7 +281,12 @@ class _Replay:
 
 
 def _require(vote: Vote, log: VoteLog) -> None:
-    """Raises VoteError if the vote does not fit what is in the log."""
+    if problems := _problems(vote, log):
+        raise VoteError(problems)
+
+
+def _problems(vote: Vote, log: VoteLog, earlier: Collection[str] = ()) -> list[str]:
+    """What does not fit what is in the log, once the votes of the ids `earlier` are in it, too."""
     record = log.get(f"set:{vote.get('set')}")
     candidates = None if record is None else read_set(record)
     problems = vote_problems(vote, {} if candidates is None else {candidates.id: candidates})
@@ -277,10 +295,9 @@ def _require(vote: Vote, log: VoteLog) -> None:
         problems += [
             f"`strikes` names {ascii(one)[:60]}, which is no vote of this session."
             for one in strikes
-            if not isinstance(one, str) or not _is_vote(log.get(one))
+            if not isinstance(one, str) or not (one in earlier or _is_vote(log.get(one)))
         ]
-    if problems:
-        raise VoteError(problems)
+    return problems
 
 
 def _struck(votes: Sequence[Vote]) -> set[str]:

@@ -88,7 +88,7 @@ class Thumbnails:
     def _write(self, image_id: str, image: Image.Image) -> None:
         if not features.check("webp") or self.folder.is_symlink():  # that may lead elsewhere
             return
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
+        image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=1.0)  # halves the time, looks the same
         self.folder.mkdir(exist_ok=True)
         with whole_file(self.path(image_id)) as file:
             image.save(file, format="WEBP", quality=_QUALITY, method=_METHOD)

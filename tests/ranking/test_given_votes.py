@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpo_core.ranking.given_votes import given_votes
+from dpo_core.ranking.image_store import NewImage
+from dpo_core.ranking.session import Session
 from dpo_core.ranking.vote import VoteError
 
 IDS = ["a" * 32, "b" * 32, "c" * 32]
@@ -49,3 +53,41 @@ def test_what_is_no_number_is_left_to_the_check_of_the_vote(odd: Any) -> None:
     vote = {"best": odd, "order": [odd], "labels": odd, "among": odd}
     (found,) = given_votes({"votes": [vote]}, "here", IDS)
     assert found == {"set": "here", **vote}
+
+
+def test_everything_wrong_with_any_of_them_is_told_at_once(tmp_path: Path) -> None:
+    session = Session(tmp_path / "cats")
+    shades = (np.full((4, 4, 3), i, np.uint8) for i in range(3))
+    made = session.add_set([NewImage(one) for one in shades], "a cat")
+    ids = [image.id for image in made.images]
+    votes = [
+        {"kind": "best_worst", "best": 9, "worst": 8},
+        {"kind": "best_worst", "best": 1, "worst": 0, "id": "fine"},
+        {"kind": "ranking", "order": [[0], [7]]},
+        {"kind": "best_worst", "best": 2, "worst": 2, "strikes": ["fine"]},
+        {"kind": "undo", "id": "u", "strikes": ["unknown"]},
+        {"kind": "nonsense"},
+        {"kind": "undo"},
+    ]
+    with pytest.raises(VoteError) as refused:
+        given_votes({"votes": votes}, made.id, ids, session.problems)
+    assert refused.value.problems == (
+        "Vote 0: There is no image number 9: there are 3, from 0.",
+        "Vote 0: There is no image number 8: there are 3, from 0.",
+        "Vote 2: There is no image number 7: there are 3, from 0.",
+        "Vote 3: `best` and `worst` are the same image.",
+        "Vote 4: `strikes` names 'unknown', which is no vote of this session.",
+        "Vote 5: `kind` is 'nonsense', none of best_worst, ranking, comparison, swap, thumbs, "
+        "undo.",
+        "Vote 6: `id` must be 1 to 64 letters, digits, dots, dashes or underscores.",
+    )
+    votes = [votes[1], {"kind": "undo", "id": "u", "strikes": ["fine"]}]
+    assert len(given_votes({"votes": votes}, made.id, ids, session.problems)) == 2
+
+
+def test_a_long_list_of_problems_is_cut() -> None:
+    votes = [{"best": 7}] * 30
+    with pytest.raises(VoteError) as refused:
+        given_votes({"votes": votes}, "here", IDS)
+    assert len(refused.value.problems) == 21
+    assert refused.value.problems[-1] == "And 10 more problems."
