@@ -711,3 +711,30 @@ def test_with_an_existing_adapter_the_anchor_is_where_it_started() -> None:
     for name, weights in original.items():
         assert torch.equal(frozen[f"{name}.lora_A.weight"], weights.down)
         assert torch.equal(frozen[f"{name}.lora_B.weight"], weights.up)
+
+
+def test_added_pairs_are_seen_at_once_and_no_pair_meets_its_noise_again() -> None:
+    def seen(model: ToyFlow) -> list[tuple[float, float]]:
+        """Latent and noise of every row the model was asked about, by their sums."""
+        return [
+            (float(latent.sum()), float(noise.sum()))
+            for call in model.calls
+            for latent, noise in zip(call.rows.latents, call.rows.noise, strict=True)
+        ]
+
+    few, all_pairs = EncodedPairs(PAIRS.pairs[:2]), PAIRS
+    settings = replace(SETTINGS, batch_size=1, grad_accumulation_steps=1)
+    model = ToyFlow()
+    state = last(train(model, toy_adapter(model), few, settings, 3)).state()
+    before = set(seen(model))
+    assert state.visits == 2  # two pairs, three steps: the second visit has begun
+    grown = ToyFlow()
+    steps = len(all_pairs)
+    state = last(train(grown, toy_adapter(grown), all_pairs, settings, steps, state)).state()
+    after = seen(grown)
+    assert before.isdisjoint(after)
+    assert {latent for latent, _ in after} == {
+        float(side.sum()) for pair in all_pairs for side in (pair.chosen, pair.rejected)
+    }
+    assert (state.epochs.dataset, state.epochs.first_step) == (all_pairs.digest, 3)
+    assert (state.epochs.first_visit, state.visits) == (2, 3)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dpo_core.run import TrainSettings, TrainState
-from dpo_core.saving.run_folder import RunFolder, run_id
+from dpo_core.saving.run_folder import RunFolder, run_id, runs_like
+from dpo_core.training.plan import Epochs
 
 CONTENT = {"base": "abc", "settings": asdict(TrainSettings()), "list": [1, 2.5, None]}
 
@@ -39,6 +40,8 @@ def a_state(step: int = 7, rho: float | None = 1 / 3) -> TrainState:
         },
         rho,
         loss_scale=64.0,
+        epochs=Epochs("pairs", 3, 2),
+        visits=5,
     )
 
 
@@ -50,6 +53,7 @@ def same(one: TrainState, other: TrainState) -> bool:
 
     return (
         (one.step, one.rho, one.loss_scale) == (other.step, other.rho, other.loss_scale)
+        and (one.epochs, one.visits) == (other.epochs, other.visits)
         and equal(one.adapter, other.adapter)
         and equal(one.optimizer, other.optimizer)
     )
@@ -187,3 +191,39 @@ def test_the_reference_is_kept_as_it_was_first(tmp_path: Path) -> None:
     kept = load_file(run.path / "reference.safetensors")
     assert kept.keys() == first.keys()
     assert all(torch.equal(kept[name], first[name]) for name in first)
+
+
+def opened(root: Path, **content: object) -> RunFolder:
+    run = RunFolder(root, {"base": "abc", "size": (1, 2.5), "pairs": "p", **content})
+    run.open()
+    return run
+
+
+def test_runs_that_differ_in_nothing_else_are_found(tmp_path: Path) -> None:
+    assert runs_like(tmp_path / "none", {}, ()) == []
+    one, other = opened(tmp_path), opened(tmp_path, pairs="q", continues=["x", 3])
+    opened(tmp_path, base="def")
+    opened(tmp_path, more=1)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "settings.json").write_text('{"base": "ab')
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "copied" / "settings.json").write_bytes(
+        (one.path / "settings.json").read_bytes()
+    )  # whose checkpoints would not be found
+    found = runs_like(tmp_path, one.content, ("pairs", "continues"))
+    assert {run.path for run in found} == {one.path, other.path}
+    assert [run.path for run in runs_like(tmp_path, one.content, ())] == [one.path]
+
+
+def test_the_history_of_a_run_begins_with_the_runs_it_goes_on_from(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    second = opened(tmp_path, pairs="q", continues=[first.id, 2])
+    third = opened(tmp_path, pairs="r", continues=[second.id, 3])
+    for run, steps in ((first, (1, 2, 3)), (second, (3, 4)), (third, (4, 5))):
+        for step in steps:
+            run.append_metrics(step, {"run": float(ord(str(run.content["pairs"])))})
+    rows = [(row["step"], chr(int(row["run"]))) for row in third.history(4)]
+    assert rows == [(1, "p"), (2, "p"), (3, "q"), (4, "r")]
+    gone = opened(tmp_path, continues=["0" * 20, 7])
+    gone.append_metrics(8, {})
+    assert gone.history(8) == [{"step": 8}]

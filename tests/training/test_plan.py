@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from dpo_core.training.plan import BatchPlan, MicroBatch
+from dpo_core.training.plan import BatchPlan, Epochs, MicroBatch
 
 BUCKETS = [[0, 2, 4, 6, 8], [1, 3], [5]]
 
@@ -84,3 +84,15 @@ def test_no_pair_at_all_is_refused_and_an_empty_bucket_is_not_missed() -> None:
         with pytest.raises(ValueError, match="no pair"):
             BatchPlan(nothing, 1, 1, 0)
     assert BatchPlan([[], [0]], 1, 1, 0).step(0) == [MicroBatch((0,), 0)]
+
+
+def test_epochs_over_added_pairs_begin_at_once_and_visits_are_counted_on() -> None:
+    before = BatchPlan([[0, 1]], 1, 2, seed=0)  # a visit is one step
+    assert [before.visits_before(step) for step in (0, 1, 3)] == [0, 1, 3]
+    after = BatchPlan([[0, 1, 2, 3]], 1, 2, 0, Epochs("", first_step=3, first_visit=3))
+    first, second = after.step(3), after.step(4)
+    assert sorted(m.indices for m in first + second) == [(0,), (1,), (2,), (3,)]
+    assert {m.visit for m in first + second} == {3}
+    assert after.step(5)[0].visit == 4
+    assert [after.visits_before(step) for step in (3, 4, 5, 6)] == [3, 4, 4, 5]
+    assert [after.epoch_of(step) for step in (3, 4, 5)] == [3.0, 3.5, 4.0]
