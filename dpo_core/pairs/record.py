@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .image_file import DIGEST_BYTES, digest_of_file, open_image, oriented_size, rgb_pixels
+from .latent_file import KnownLatent, read_latent
 from .problem import PairError, PairProblem, printable
 
 SPLITS = ("train", "val")
@@ -32,13 +33,23 @@ class Picture:
     _array: NDArray[np.float32] | None = field(default=None, repr=False)
     _known_size: tuple[int, int] | None = field(default=None, repr=False)
     _known_digest: str | None = field(default=None, repr=False)
+    _latent_path: Path | None = field(default=None, repr=False)
 
     @classmethod
     def from_file(
-        cls, path: str | Path, *, size: tuple[int, int] | None = None, digest: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        size: tuple[int, int] | None = None,
+        digest: str | None = None,
+        latent: Path | None = None,
     ) -> Picture:
-        """The image in a file, not opened yet; `size` and `digest` where the caller knows them."""
-        return cls(Path(path), None, size, digest)
+        """The image in a file, not opened yet.
+
+        `size`, `digest`, and the file its `latent` lies in, where the caller knows them; there
+        may be no such file.
+        """
+        return cls(Path(path), None, size, digest, latent)
 
     @classmethod
     def from_pixels(cls, pixels: Any) -> Picture:
@@ -103,6 +114,13 @@ class Picture:
             return np.array(self._array, dtype=np.float32)
         with open_image(self._file(), self.name) as image:
             return rgb_pixels(image)
+
+    def latent(self) -> KnownLatent | None:
+        """What the picture was decoded from, read anew; None if that is not known.
+
+        No part of what the picture is: with or without it, the picture is the same.
+        """
+        return None if self._latent_path is None else read_latent(self._latent_path)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Picture) and self.digest == other.digest

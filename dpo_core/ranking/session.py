@@ -2,7 +2,7 @@
 
 `<root>/<name>/` holds `images/<id>.png` and `votes.jsonl`, which is the only truth: everything
 else is replayed from it. See `vote` for the records. `thumbnails/<id>.webp` are made again when
-they are missing.
+they are missing. `latents/<id>.safetensors` are what images were decoded from, where that is known.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..pairs.caption import tidy_prompt
+from ..pairs.latent_file import KnownLatent
 from ..pairs.prompt_metadata import MAX_PROMPT_CHARS
 from ..pairs.record import Picture
 from .image_store import ImageStore, NewImage
+from .latent_store import LATENTS, LatentStore
 from .session_name import SessionNameError, same_session, session_name
 from .vote import (
     MAX_IMAGES,
@@ -88,8 +90,12 @@ class SessionState:
         """An image of a set, as training takes it. Raises KeyError."""
         for image in self.sets[set_id].images:
             if image.id == image_id:
-                path = self.folder / f"{image_id}.png"
-                return Picture.from_file(path, size=(image.width, image.height), digest=image_id)
+                return Picture.from_file(
+                    self.folder / f"{image_id}.png",
+                    size=(image.width, image.height),
+                    digest=image_id,
+                    latent=LatentStore(self.folder.parent / LATENTS).path(image_id),
+                )
         raise KeyError(image_id)
 
 
@@ -100,20 +106,32 @@ class Session:
         self.name = folder.name
         self.folder = folder
         self.images = ImageStore(folder / "images")
+        self.latents = LatentStore(folder / LATENTS)
         self._log = VoteLog(folder / LOG_NAME)
         self._lock = threading.RLock()
         self._replay = _Replay(generation=0)
         self._state: SessionState | None = None
         self._state_digest = ""
 
-    def add_set(self, images: Sequence[NewImage], prompt: str) -> CandidateSet:
+    def add_set(
+        self,
+        images: Sequence[NewImage],
+        prompt: str,
+        latents: Sequence[KnownLatent] = (),
+    ) -> CandidateSet:
         """Stores images to be ranked together under one prompt, durably.
 
         The same images and prompt are the same set, in whatever order; images of equal content
         count once.
 
+        Args:
+            images: 1 to MAX_IMAGES.
+            prompt: what they were made with.
+            latents: what each image was decoded from, in the same order; none if not known.
+
         Raises:
-            ValueError: none or more than MAX_IMAGES, one that is no image, too long a prompt.
+            ValueError: none or more than MAX_IMAGES, one that is no image, too long a prompt,
+                another number of latents.
             OSError: no room, no permission.
         """
         if not 1 <= len(images) <= MAX_IMAGES:
@@ -121,8 +139,14 @@ class Session:
         prompt = tidy_prompt(prompt)
         if len(prompt) > MAX_PROMPT_CHARS:
             raise ValueError(f"the prompt is longer than {MAX_PROMPT_CHARS} characters")
+        if latents and len(latents) != len(images):
+            raise ValueError(f"{len(latents)} latents of {len(images)} images")
         self.images.folder.mkdir(parents=True, exist_ok=True)
-        candidates = CandidateSet.of(prompt, self.images.add(images, prompt))
+        stored = self.images.add(images, prompt)
+        if latents:
+            pairs = zip(stored, latents, strict=True)
+            self.latents.add({image.id: latent for image, latent in pairs})
+        candidates = CandidateSet.of(prompt, stored)
         self._log.append(set_record(candidates))
         return self.state().sets[candidates.id]
 

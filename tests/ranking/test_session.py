@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpo_core.pairs.latent_file import KnownLatent
 from dpo_core.pairs.prompt_metadata import read_prompt
 from dpo_core.ranking.image_store import NewImage
 from dpo_core.ranking.pair_making import SessionJudgement, make_preferences
@@ -264,14 +265,15 @@ def _store_until_killed(folder: Path, run: int, pipe: int) -> None:
     for i in range(100_000):
         rng = np.random.default_rng([run, i])
         new = [NewImage(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(2)]
-        made = session.add_set(new, f"{run}-{i}")
+        latents = [KnownLatent(rng.random((4, 5, 5), np.float32)) for _ in new]
+        made = session.add_set(new, f"{run}-{i}", latents)
         session.vote(best_worst(made, 0, 1, id=f"{run}-{i}"))
         os.write(pipe, f"{made.id}\n".encode())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_kill_9_leaves_every_confirmed_set_with_whole_images_and_its_vote(
+def test_kill_9_leaves_every_confirmed_set_with_whole_images_latents_and_its_vote(
     tmp_path: Path,
 ) -> None:
     rng = random.Random(3)
@@ -300,6 +302,7 @@ def test_kill_9_leaves_every_confirmed_set_with_whole_images_and_its_vote(
         for image in one.images:
             with Image.open(session.images.path(image.id)) as file:
                 file.load()
+            assert state.picture(one.id, image.id).latent() is not None
     made = make_preferences(state)
     assert len(made.records) == len(state.votes) >= len(confirmed) and made.problems == ()
 
