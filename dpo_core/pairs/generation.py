@@ -1,4 +1,4 @@
-"""How a picture of a ComfyUI graph was made: seed, sampler, checkpoint, where the graph tells."""
+"""How a picture of a ComfyUI graph was made: seed, sampler, files, where the graph tells."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _SETTINGS = {
     "denoise": "denoise",
 }
 _MODEL_FILES = ("ckpt_name", "unet_name", "model_name", "gguf_name")
+_VAE_FILES = ("vae_name", "ckpt_name")
 _PARTS = ("noise", "guider", "sampler", "sigmas")
 """Inputs of a sampler that nodes of their own hold the settings of."""
 MAX_VALUE_CHARS = 400
@@ -36,6 +37,18 @@ def generation_behind(graph: object, link: object) -> dict[str, Any]:
     return {}
 
 
+def vae_behind(graph: object, link: object) -> str | None:
+    """The file of the VAE that the pictures or latents of a link passed last, None if not known.
+
+    Arguments as `prompt_metadata.prompt_behind`.
+    """
+    nodes = graph_nodes(graph)
+    for node in picture_nodes(nodes, link):
+        if is_link(node["inputs"].get("vae")):
+            return _file(nodes, node, "vae", _VAE_FILES)
+    return None
+
+
 def _of_sampler(nodes: Mapping[str, Node], sampler: Node) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in _with_parts(nodes, sampler):
@@ -43,7 +56,7 @@ def _of_sampler(nodes: Mapping[str, Node], sampler: Node) -> dict[str, Any]:
             value = _plain(nodes, value)
             if name in _SETTINGS and value is not None:
                 found.setdefault(_SETTINGS[name], value)
-        if "checkpoint" not in found and (file := _model_file(nodes, part)):
+        if "checkpoint" not in found and (file := _file(nodes, part, "model", _MODEL_FILES)):
             found["checkpoint"] = file
     return found
 
@@ -56,15 +69,15 @@ def _with_parts(nodes: Mapping[str, Node], sampler: Node) -> Iterator[Node]:
             yield nodes[str(link[0])]
 
 
-def _model_file(nodes: Mapping[str, Node], node: Node) -> str | None:
-    """The file behind a node's `model` input, past LoRAs and patches."""
+def _file(nodes: Mapping[str, Node], node: Node, name: str, files: tuple[str, ...]) -> str | None:
+    """The file behind a node's input of this name, past LoRAs and patches that have one, too."""
     for _ in range(MAX_LINKS):
-        link = node["inputs"].get("model")
+        link = node["inputs"].get(name)
         if not is_link(link) or str(link[0]) not in nodes:
             return None
         node = nodes[str(link[0])]
-        for name in _MODEL_FILES:
-            file = _plain(nodes, node["inputs"].get(name))
+        for one in files:
+            file = _plain(nodes, node["inputs"].get(one))
             if isinstance(file, str):
                 return file
     return None

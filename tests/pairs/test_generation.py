@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dpo_core.pairs.generation import generation_behind
+from dpo_core.pairs.generation import generation_behind, vae_behind
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -62,3 +62,33 @@ def test_pictures_that_no_sampler_made_have_no_settings() -> None:
     graph = {"load": node("LoadImage", image="a.png")}
     assert generation_behind(graph, ["load", 0]) == {}
     assert generation_behind(None, None) == {}
+
+
+def _two_vaes() -> dict[str, Any]:
+    return {
+        "decode": node("VAEDecode", samples=["sampler", 0], vae=["tiled", 0]),
+        "tiled": node("SeamlessVAE", vae=["vae", 0]),
+        "vae": node("VAELoader", vae_name="xl/sdxl_vae.safetensors"),
+        "sampler": node("KSampler", model=["file", 0], latent_image=["encode", 0]),
+        "encode": node("VAEEncode", pixels=["photo", 0], vae=["file", 2]),
+        "file": node("CheckpointLoaderSimple", ckpt_name="base.safetensors"),
+        "photo": node("LoadImage", image="a.png"),
+        "upscale": node("ImageScale", image=["decode", 0]),
+        "switched": node("VAEDecode", samples=["sampler", 0], vae=["switch", 0]),
+        "switch": node("Switch", a=["vae", 0], b=["file", 2]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("link", "file"),
+    [
+        (["upscale", 0], "xl/sdxl_vae.safetensors"),
+        (["sampler", 0], "base.safetensors"),
+        (["photo", 0], None),
+        (["switched", 0], None),
+        (["nowhere", 0], None),
+        (7, None),
+    ],
+)
+def test_the_vae_that_pictures_or_latents_passed_last(link: Any, file: str | None) -> None:
+    assert vae_behind(_two_vaes(), link) == file
