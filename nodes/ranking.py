@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from ..dpo_core.ranking.session import Session, SessionState
 from ..dpo_core.ranking.session_name import SessionNameError
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
 from .host.folders import READABLE, WRITABLE, FolderNotAllowed, readable_folder, writable_folder
-from .host.sessions import open_session, session_store
+from .host.sessions import open_session, session_at, session_paths
+from .host.user import user_of_ranking
 from .host.waiting import WAITING_ROOM, Waiting
 from .types import CATEGORY, Pairs, Ranking
 
@@ -114,9 +115,16 @@ class RankImages(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, session: Sequence[str | None], **_: Any) -> str:
+    def fingerprint_inputs(
+        cls, session: Sequence[str | None], ranking: Sequence[Any] = (), **_: Any
+    ) -> str:
         # Votes count, sets do not: storing the images of a run is no news to the next one.
-        return _fingerprint(session[0])
+        try:
+            user, name = user_of_ranking(_value(ranking)), session[0]
+        except ValueError as error:
+            return str(error)
+        prefix = f"{user}/" if user else ""
+        return _fingerprint(None if name is None else prefix + name)
 
     @classmethod
     def execute(
@@ -137,10 +145,11 @@ class RankImages(io.ComfyNode):
         text = next((one for one in prompt if one and one.strip()), None)
         text = prompt_behind(graph, link) if text is None else text
         metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
-        opened = open_session(session[0])
+        given = _value(ranking)
+        user = user_of_ranking(given)
+        opened = open_session(session[0], user)
         new = [NewImage(pixels, metadata) for _, pixels in candidates]
         batch = _stored(opened, new, text or "")
-        given = _value(ranking)
         ids = [one for one, _ in candidates]
         for vote in given_votes(given, batch.id, ids, opened.problems):
             opened.vote(vote)
@@ -156,12 +165,12 @@ class RankImages(io.ComfyNode):
             "prompt_id": "" if context is None else context.prompt_id,
         }
         if wait[0] and not opened.state().votes_on(batch.id):
-            _wait(shown)
+            _wait(shown, user)
         rules = PairRules(pairs_per_group[0], soft_labels=False)
         outcome = _outcome(opened.state(), batch, given, use[0], rules)
         lines = [outcome.report] if text else [_NO_PROMPT, outcome.report]
         return io.NodeOutput(
-            _or_blocked(None if outcome.pairs.is_empty else outcome.pairs),
+            _pairs_or_blocked(outcome.pairs, user),
             _or_blocked(outcome.images[:1] if outcome.images is not None else None),
             _or_blocked(outcome.images),
             ui={"dpo_set": [shown], "text": ["\n".join(lines)]},
@@ -179,7 +188,7 @@ class LoadPreferences(io.ComfyNode):
             "again.",
             inputs=[
                 io.Combo.Input(
-                    "session", options=session_store().names(),
+                    "session", options=session_paths(),
                     tooltip="A session of Rank Images. It is read again when choices were added.",
                 ),
                 io.Int.Input(
@@ -199,7 +208,7 @@ class LoadPreferences(io.ComfyNode):
 
     @classmethod
     def execute(cls, session: str, pairs_per_group: int = 1) -> io.NodeOutput:
-        opened = open_session(session)
+        opened = session_at(session)
         if not opened.folder.is_dir():
             raise ValueError(
                 f"There is no session {session!r} any more. Choose another one, or rank images in "
@@ -207,7 +216,7 @@ class LoadPreferences(io.ComfyNode):
             )
         rules = PairRules(pairs_per_group, soft_labels=False)
         made = make_preferences(opened.state(), rules)
-        pairs = _or_blocked(None if made.records.is_empty else made.records)
+        pairs = _pairs_or_blocked(made.records, session.rpartition("/")[0])
         return io.NodeOutput(pairs, made.report, ui={"text": [made.report]})
 
 
@@ -358,17 +367,25 @@ def _images_best_first(state: SessionState, set_id: str) -> Tensor | None:
     return frames
 
 
+def _pairs_or_blocked(pairs: PairSet, user: str) -> Any:
+    if pairs.is_empty:
+        return _or_blocked(None)
+    # Sessions of one name are one taste only where they are one person's.
+    return replace(pairs, lineage=tuple(f"{user}/{name}" if user else name
+                                        for name in pairs.lineage))
+
+
 def _or_blocked(value: Any) -> Any:
     """The value, or what quietly keeps the nodes after it from running."""
     return ExecutionBlocker(None) if value is None else value
 
 
-def _wait(shown: Mapping[str, Any]) -> None:
+def _wait(shown: Mapping[str, Any], user: str) -> None:
     """Holds the queue until the person is done, if a page of theirs is connected."""
     server = getattr(PromptServer, "instance", None)
     if server is None or server.client_id is None or server.client_id not in server.sockets:
         return
-    one = Waiting(shown["node"], shown["prompt_id"], shown["session"], shown["set_id"])
+    one = Waiting(shown["node"], shown["prompt_id"], shown["session"], shown["set_id"], user)
     server.send_sync("dpo.set", dict(shown), server.client_id)
     WAITING_ROOM.wait(
         one,
@@ -441,8 +458,8 @@ def _metadata(graph: Any, link: Any, extra: Any) -> dict[str, str]:
 def _fingerprint(session: str | None) -> str:
     """Changes when votes do; `session` is None where it is not known before the node runs."""
     try:
-        names = session_store().names() if session is None else [session]
-        return " ".join(open_session(name).fingerprint() for name in names)
+        paths = session_paths() if session is None else [session]
+        return " ".join(session_at(path).fingerprint() for path in paths)
     except (SessionNameError, OSError) as error:
         return str(error)
 

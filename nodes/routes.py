@@ -25,8 +25,14 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
-from ..dpo_core.ranking.requests import MAX_BODY_BYTES, RequestRefused, read_body
+from ..dpo_core.ranking.requests import (
+    MAX_BODY_BYTES,
+    RankingRequests,
+    RequestRefused,
+    read_body,
+)
 from .host.sessions import ranking_requests
+from .host.user import UnknownUser, user_of_request
 from .host.waiting import WAITING_ROOM
 
 Answer = Mapping[str, Any]
@@ -63,6 +69,8 @@ def _answered(answer: Callable[[web.Request], Awaitable[Answer]]) -> Handler:
             data = await answer(request)
         except RequestRefused as refused:
             status, data = refused.status, refused.answer()
+        except UnknownUser as error:
+            status, data = 403, {"error": str(error), "problems": []}
         except OSError as error:
             logging.exception("DPO: a session could not be read")
             status = 500
@@ -73,30 +81,34 @@ def _answered(answer: Callable[[web.Request], Awaitable[Answer]]) -> Handler:
 
 
 async def _sessions(request: web.Request) -> Answer:
-    return await _off_the_loop(ranking_requests().sessions)
+    return await _off_the_loop(_requests(request).sessions)
+
+
+def _requests(request: web.Request) -> RankingRequests:
+    return ranking_requests(user_of_request(request))
 
 
 async def _sets(request: web.Request) -> Answer:
-    return await _off_the_loop(ranking_requests().sets, request.match_info["session"])
+    return await _off_the_loop(_requests(request).sets, request.match_info["session"])
 
 
 async def _set(request: web.Request) -> Answer:
     names = request.match_info
     return await _off_the_loop(
-        ranking_requests().set, names["session"], names["set_id"], request.query
+        _requests(request).set, names["session"], names["set_id"], request.query
     )
 
 
 async def _vote(request: web.Request) -> Answer:
     body = await _body(request)
     session = request.match_info["session"]
-    return await _off_the_loop(ranking_requests().vote, session, body, request.query)
+    return await _off_the_loop(_requests(request).vote, session, body, request.query)
 
 
 async def _undo(request: web.Request) -> Answer:
     body = await _body(request)
     session = request.match_info["session"]
-    return await _off_the_loop(ranking_requests().undo, session, body, request.query)
+    return await _off_the_loop(_requests(request).undo, session, body, request.query)
 
 
 async def _waiting(request: web.Request) -> Answer:
@@ -108,14 +120,15 @@ async def _waiting(request: web.Request) -> Answer:
                 "session": one.session,
                 "set_id": one.set_id,
             }
-            for one in WAITING_ROOM.waiting()
+            for one in WAITING_ROOM.waiting(user_of_request(request))
         ]
     }
 
 
 async def _done(request: web.Request) -> Answer:
     await _body(request)
-    if not WAITING_ROOM.release(request.match_info["prompt_id"], request.match_info["node"]):
+    names, user = request.match_info, user_of_request(request)
+    if not WAITING_ROOM.release(names["prompt_id"], names["node"], user):
         raise RequestRefused(404, "This node does not wait; it may have gone on already.")
     return {"ok": True}
 

@@ -38,6 +38,7 @@ class NodeRanking {
       getMinHeight: () => LEAST_HEIGHT,
       hideOnZoom: false,
     });
+    this.widget.serializeValue = () => ofUser(this.value);
     element.addEventListener("wheel", (event) => this._passWheel(event), { passive: false });
     element.addEventListener("pointerdown", (event) => this._press(event));
     this._follow("mode", (mode) => this.ranking.board.setMode(mode));
@@ -144,6 +145,11 @@ class NodeRanking {
     rankings.delete(this.node);
     this.ranking.dispose();
   }
+}
+
+/** A node's value as a prompt takes it: the server knows users by requests, but not by prompts. */
+function ofUser(value) {
+  return api.user && api.user !== "default" ? { ...value, user: api.user } : value;
 }
 
 function isReference(value) {

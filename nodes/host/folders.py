@@ -29,8 +29,10 @@ def shown(path: Path) -> str:
     return str(Path("output") / path.relative_to(output) if inside else path)
 
 
-def sessions_folder() -> Path:
-    return Path(folder_paths.get_output_directory()) / "dpo" / "sessions"
+def sessions_folder(user: str = "") -> Path:
+    """Of everybody, or of one of several users."""
+    folder = Path(folder_paths.get_output_directory()) / "dpo"
+    return (folder / "users" / user if user else folder) / "sessions"
 
 
 def readable_folder(text: str) -> Path:

@@ -10,26 +10,39 @@ from ...dpo_core.ranking.requests import RankingRequests
 from ...dpo_core.ranking.session import Session, SessionStore
 from ...dpo_core.ranking.session_name import SessionNameError
 from .folders import sessions_folder
+from .user import users
 
 
-def session_store() -> SessionStore:
-    """All sessions below the output folder."""
-    return _store(sessions_folder())
+def session_paths() -> list[str]:
+    """All sessions: names, after the user and a slash where there are several."""
+    return [
+        f"{user}/{name}" if user else name
+        for user in users()
+        for name in _store(sessions_folder(user)).names()
+    ]
 
 
-def ranking_requests() -> RankingRequests:
-    """Answers to what a page asks of these sessions."""
-    return _requests(sessions_folder())
+def session_at(path: str) -> Session:
+    """A session of :func:`session_paths`. Raises SessionNameError."""
+    user, slash, name = path.rpartition("/")
+    if slash and user not in users():
+        raise SessionNameError(f"There is no session {path!r}.")
+    return open_session(name, user)
 
 
-def open_session(name: str) -> Session:
+def ranking_requests(user: str) -> RankingRequests:
+    """Answers to what a user's page asks of the sessions."""
+    return _requests(user, sessions_folder(user))
+
+
+def open_session(name: str, user: str) -> Session:
     """A session, which need not exist yet.
 
     Raises:
         SessionNameError: the name is none, or its folder leads elsewhere.
     """
-    session = session_store().session(name)
-    root = session_store().root.resolve()
+    store = _store(sessions_folder(user))
+    session, root = store.session(name), store.root.resolve()
     folders = (session.folder, session.images.folder, session.images.thumbnails.folder)
     for folder in folders:
         if not folder.resolve().is_relative_to(root):
@@ -46,20 +59,15 @@ def _store(root: Path) -> SessionStore:
 
 
 @lru_cache
-def _requests(root: Path) -> RankingRequests:
-    return RankingRequests(_store(root), image_url, thumbnail_url)
+def _requests(user: str, root: Path) -> RankingRequests:
+    def url(session: str, folder: str, file: str) -> str:
+        """Where ComfyUI serves a file of a session, below its own address."""
+        sessions = f"dpo/users/{user}/sessions" if user else "dpo/sessions"
+        place = {"type": "output", "subfolder": f"{sessions}/{session}/{folder}", "filename": file}
+        return "/view?" + urlencode(place)
 
-
-def image_url(session: str, image_id: str) -> str:
-    """Where ComfyUI serves an image of a session, below its own address."""
-    return _view_url(session, "images", f"{image_id}.png")
-
-
-def thumbnail_url(session: str, image_id: str) -> str:
-    """Where ComfyUI serves an image's thumbnail, below its own address."""
-    return _view_url(session, "thumbnails", f"{image_id}.webp")
-
-
-def _view_url(session: str, folder: str, file: str) -> str:
-    place = {"type": "output", "subfolder": f"dpo/sessions/{session}/{folder}", "filename": file}
-    return "/view?" + urlencode(place)
+    return RankingRequests(
+        _store(root),
+        lambda session, image: url(session, "images", f"{image}.png"),
+        lambda session, image: url(session, "thumbnails", f"{image}.webp"),
+    )

@@ -14,12 +14,13 @@ NOBODY_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """A paused node: its execution id, the prompt it runs in, and what it shows."""
+    """A paused node: its execution id, the prompt it runs in, what it shows, and to whom."""
 
     node: str
     prompt_id: str
     session: str
     set_id: str
+    user: str
     released: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
 
@@ -32,22 +33,23 @@ class WaitingRoom:
         self._waiting: dict[tuple[str, str], Waiting] = {}
         self._seen = now()
 
-    def waiting(self) -> list[Waiting]:
-        """Those that wait now, the longest first."""
+    def waiting(self, user: str) -> list[Waiting]:
+        """Those that wait now for a user, the longest first."""
         with self._lock:
-            return list(self._waiting.values())
+            return [one for one in self._waiting.values() if one.user == user]
 
     def seen(self) -> None:
         """A page has shown that it is there."""
         self._seen = self._now()
 
-    def release(self, prompt_id: str, node: str) -> bool:
-        """Lets a node go on; False if it does not wait."""
+    def release(self, prompt_id: str, node: str, user: str) -> bool:
+        """Lets a node go on; False if it does not wait for this user."""
         with self._lock:
             found = self._waiting.get((prompt_id, node))
-        if found is not None:
-            found.released.set()
-        return found is not None
+        if found is None or found.user != user:
+            return False
+        found.released.set()
+        return True
 
     def wait(
         self, one: Waiting, check_stop: Callable[[], None], page_is_open: Callable[[], bool]

@@ -85,7 +85,7 @@ class Room:
         self.time = 0.0
         self.room = module.WaitingRoom(lambda: self.time)
         self.limit = module.NOBODY_SECONDS
-        self.node = module.Waiting("4", "p", "s", "x")
+        self.node = module.Waiting("4", "p", "s", "x", "anna")
         self.open = True
         self.released: list[bool] = []
         self.ticks = 0
@@ -115,9 +115,10 @@ def test_a_closed_page_has_time_to_come_back_and_an_open_one_all_the_time() -> N
     waits.time += waits.limit - 1
     waits.pass_ticks()
     assert waits.released == []
-    assert waits.room.release("p", "4") and not waits.room.release("p", "5")
+    assert not waits.room.release("p", "4", "ben") and waits.room.waiting("ben") == []
+    assert waits.room.release("p", "4", "anna") and not waits.room.release("p", "5", "anna")
     waits.thread.join(5)
-    assert waits.released == [True] and waits.room.waiting() == []
+    assert waits.released == [True] and waits.room.waiting("anna") == []
 
 
 def test_when_everybody_has_left_the_node_goes_on() -> None:
@@ -127,4 +128,4 @@ def test_when_everybody_has_left_the_node_goes_on() -> None:
     waits.pass_ticks()
     waits.time += waits.limit + 1
     waits.thread.join(5)
-    assert waits.released == [False] and waits.room.waiting() == []
+    assert waits.released == [False] and waits.room.waiting("anna") == []
