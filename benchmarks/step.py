@@ -115,7 +115,7 @@ def main() -> None:
         denoiser = pack("nodes.host.denoiser").HostDenoiser(trained.patcher)
         sigma, noise = denoiser.sigma(torch.tensor([0.4])), torch.randn_like(latents[:1])
         sides = [rows(latents[i : i + 1], (prompt,), sigma, noise) for i in (0, 1)]
-        batch = batches.PairBatch(*sides, torch.ones(1, dtype=torch.float64))
+        batch = batches.Batch(tuple(sides), pack("dpo_core.training.objectives").certain(1))
 
         for parameter in trained.adapter.parameters().values():
             # There from the start, as in every micro-batch after the first.

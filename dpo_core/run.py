@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .evaluation.metrics import NAMES, step_metrics
 from .training.adapter import Adapter
-from .training.batch import pair_batch
+from .training.batch import gather
 from .training.dataset import EncodedPairs, buckets
 from .training.denoiser import Denoiser
 from .training.four_passes import SCHEDULES, PassResult
 from .training.noise import NoiseSettings
-from .training.objectives import Objective
+from .training.objectives import FRESH, Objective, ObjectiveState
 from .training.optimizer import AdapterOptimizer, OptimizerSettings, learning_rate
 from .training.plan import BatchPlan, Epochs
 
@@ -87,6 +87,7 @@ class TrainState:
         loss_scale: factor that keeps fp16 gradients from underflowing.
         epochs: where those over the present pairs began.
         visits: visits begun; their noise has been seen.
+        objective: what the objective remembers of the steps done.
     """
 
     step: int
@@ -96,6 +97,7 @@ class TrainState:
     loss_scale: float = FIRST_LOSS_SCALE
     epochs: Epochs = field(default_factory=Epochs)
     visits: int = 0
+    objective: ObjectiveState = FRESH
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,11 @@ def train(
         start: go on from here, also with other pairs; None starts with the adapter as it is.
 
     Raises:
-        ValueError: settings out of range.
+        ValueError: settings out of range, or nothing here that the objective learns from.
         TrainingError: the start-up check failed, or the loss stayed non-finite. The adapter then
             holds the last good step.
     """
-    if problems := settings.problems():
+    if problems := settings.problems() or dataset.problems(settings.objective):
         raise ValueError("\n".join(problems))
     run = _Run(denoiser, adapter, dataset, settings, start)
     return (run.step() for _ in range(steps))
@@ -155,10 +157,12 @@ class _Run:
         start: TrainState | None,
     ) -> None:
         self._denoiser, self._adapter = denoiser, adapter
-        self._dataset, self._settings = dataset, settings
-        self._epochs = _epochs(dataset, start)
+        self._settings = settings
+        used = dataset.used_by(settings.objective)
+        self._records = used.records
+        self._epochs = _epochs(used, start)
         self._plan = BatchPlan(
-            buckets(dataset.pairs, denoiser),
+            buckets(self._records, denoiser),
             settings.batch_size,
             settings.grad_accumulation_steps,
             settings.seed,
@@ -167,6 +171,7 @@ class _Run:
         self._optimizer = AdapterOptimizer(adapter.parameters(), settings.optimizer)
         self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
         self._loss_scale = FIRST_LOSS_SCALE if start is None else start.loss_scale
+        self._objective_state = FRESH if start is None else start.objective
         if start is not None:
             self._step = start.step
             adapter.load(start.adapter)
@@ -181,6 +186,7 @@ class _Run:
             self._loss_scale,
             self._epochs,
             self._plan.visits_before(self._step),
+            self._objective_state,
         )
 
     def step(self) -> StepReport:
@@ -189,7 +195,7 @@ class _Run:
         values = dict(zip(NAMES, step_metrics(results, grad_norm).tolist(), strict=True))
         if self._step == 0:
             self._check_start(values)
-        if self._settings.objective.beta == 0:
+        if self._settings.objective.beta_is_zero:
             self._check_beta_zero(values)
         skipped = not (math.isfinite(values["loss/dpo"]) and math.isfinite(values["grad_norm"]))
         if skipped:
@@ -198,6 +204,9 @@ class _Run:
             self._optimizer.step(self._step, grad_norm)
             self._skips = 0
             self._update_rho(values)
+            self._objective_state = self._settings.objective.state_after(
+                self._objective_state, values
+            )
             if (self._step + 1) % SCALE_GROWTH_EVERY == 0:
                 self._loss_scale = min(2 * self._loss_scale, FIRST_LOSS_SCALE)
         self._optimizer.zero_grad()
@@ -209,23 +218,26 @@ class _Run:
         return StepReport(self._step, values, self.state, skipped)
 
     def _accumulate(self) -> tuple[list[PassResult], Tensor]:
-        """Adds up the gradients of one step's micro-batches, weighted by their pairs."""
+        """Adds up the gradients of one step's micro-batches, weighted by their records."""
         settings = self._settings
         self._optimizer.zero_grad()
         scale = self._loss_scale if self._denoiser.needs_loss_scaling else 1.0
         micro_batches = self._plan.step(self._step)
-        pairs = sum(len(m.indices) for m in micro_batches)
+        records = sum(len(m.indices) for m in micro_batches)
         results = []
         for micro_batch in micro_batches:
-            batch = pair_batch(
-                self._dataset, micro_batch, self._denoiser, settings.noise,
+            batch = gather(
+                self._records, micro_batch, self._denoiser, settings.noise,
                 settings.seed, settings.shared_noise,
             )
             passes = SCHEDULES[settings.execution_mode]
-            # The mean is over pairs of the whole step: a short batch of a small bucket must not
+            # The mean is over records of the whole step: a short batch of a small bucket must not
             # count as much as a full one.
             results.append(
-                passes(self._denoiser, self._adapter, batch, settings.objective, scale / pairs)
+                passes(
+                    self._denoiser, self._adapter, batch, settings.objective, scale / records,
+                    self._objective_state,
+                )
             )
         return results, self._optimizer.grad_norm(scale)
 
@@ -249,7 +261,10 @@ class _Run:
             )
 
     def _check_start(self, values: Mapping[str, float]) -> None:
-        """Before training, policy and reference are one model: all margins are 0, the loss ln 2."""
+        """Before training, policy and reference are one model: all margins are 0.
+
+        The loss is then known, ln 2 for DPO. Without a reference there is nothing to compare.
+        """
         raw, change = values["dpo/raw_loss"], values["prediction_change"]
         if not math.isfinite(raw):
             raise TrainingError(
@@ -259,21 +274,23 @@ class _Run:
         # The same kernels on the same numbers: only half precision may differ, and by little.
         half = self._denoiser.half_precision
         allowed_loss, allowed_change = (0.05, 1e-4) if half else (1e-3, 1e-8)
-        if abs(raw - math.log(2)) > allowed_loss or change > allowed_change:
+        expected = self._settings.objective.loss_at_start
+        known = raw if expected is None else expected
+        if abs(raw - known) > allowed_loss or change > allowed_change:
             raise TrainingError(
                 f"The start-up check failed: before training, model and reference must agree and "
-                f"the loss be {math.log(2):.4f}, but it is {raw:.4f} and their predictions differ "
+                f"the loss be {known:.4f}, but it is {raw:.4f} and their predictions differ "
                 f"by {100 * math.sqrt(change):.2g} %. Something makes the model answer differently "
                 "each time, such as a model patch with its own randomness. Remove patches from the "
                 "model and try again."
             )
 
     def _check_beta_zero(self, values: Mapping[str, float]) -> None:
-        """With beta 0 the preference loss is ln 2 whatever the model does."""
-        raw = values["dpo/raw_loss"]
-        if math.isfinite(raw) and abs(raw - math.log(2)) > 1e-3:
+        """With beta 0 the preference loss stays what it was at the start, whatever the model."""
+        raw, expected = values["dpo/raw_loss"], self._settings.objective.loss_at_start
+        if expected is not None and math.isfinite(raw) and abs(raw - expected) > 1e-3:
             raise TrainingError(
-                f"With beta 0 the preference loss must be {math.log(2):.4f}, but it is {raw:.4f}: "
+                f"With beta 0 the preference loss must be {expected:.4f}, but it is {raw:.4f}: "
                 "a fault in this pack. The LoRA of the step before is kept."
             )
 

@@ -60,7 +60,7 @@ class ObjectiveNode(io.ComfyNode):
         supervised_mix: float,
     ) -> io.NodeOutput:
         objective = PRESETS.get(preset) or ObjectiveSettings(
-            loss, beta, label_smoothing, supervised_mix
+            loss, beta, label_smoothing=label_smoothing, supervised_mix=supervised_mix
         )
         if problems := objective.problems():
             raise ValueError("This objective cannot be used:\n- " + "\n- ".join(problems))

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..run import TrainState
+from ..training.objectives import ObjectiveState
 from ..training.plan import Epochs
 from .atomic import write_atomically, write_tensors
 
@@ -74,6 +75,7 @@ class RunFolder:
             "loss_scale": state.loss_scale,
             "epochs": asdict(state.epochs),
             "visits": state.visits,
+            "objective": asdict(state.objective),
         }
         write_tensors(path, tensors, {"state": json.dumps(scalars)})
         return path
@@ -99,6 +101,7 @@ class RunFolder:
             scalars["loss_scale"],
             Epochs(**scalars["epochs"]),
             scalars["visits"],
+            ObjectiveState(**scalars["objective"]),
         )
 
     def checkpoints(self) -> list[int]:

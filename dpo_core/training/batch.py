@@ -1,79 +1,77 @@
-"""A micro-batch ready for the four passes."""
+"""A micro-batch ready for the passes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from .dataset import EncodedPair, EncodedPairs
+from .dataset import Record, labels_of
 from .denoiser import Denoiser, Rows
 from .noise import NoiseSettings, draw
+from .objectives import Labels
 from .plan import MicroBatch
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """B pairs. Row i of ``chosen`` and of ``rejected`` belong to the same pair.
+class Batch:
+    """B records of G images each. Row i of every entry of ``images`` belongs to record i.
 
     Attributes:
-        chosen: the preferred images' rows.
-        rejected: the other images' rows, under the same noise if it is shared.
-        chosen_probability: shape (B,), CPU.
+        images: the images' rows, for pairs the chosen and the rejected ones; under the same noise
+            if it is shared.
+        labels: what is known of the records.
+        epoch: how often they have been seen before.
     """
 
-    chosen: Rows
-    rejected: Rows
-    chosen_probability: Tensor
+    images: tuple[Rows, ...]
+    labels: Labels
+    epoch: int = 0
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.images[0])
 
 
-def pair_batch(
-    dataset: EncodedPairs,
+def gather(
+    records: Sequence[Record],
     micro_batch: MicroBatch,
     denoiser: Denoiser,
     noise: NoiseSettings,
     seed: int,
     shared_noise: bool,
-) -> PairBatch:
-    """Gathers the pairs of ``micro_batch`` and draws their noise.
+) -> Batch:
+    """Gathers the records of ``micro_batch`` and draws their noise.
 
-    With ``shared_noise`` both sides get the very same sigma and noise, in the reference's passes
-    as in the policy's. Without it the rejected side has a draw of its own, again the same for
-    reference and policy.
+    With ``shared_noise`` all images of a record get the very same sigma and noise, in the
+    reference's passes as in the policy's. Without it every image but the first has a draw of its
+    own, again the same for reference and policy.
     """
-    pairs = [dataset[i] for i in micro_batch.indices]
+    chosen = [records[i] for i in micro_batch.indices]
 
-    def rows(latents: Tensor, side: str) -> Rows:
+    def rows(image: int) -> Rows:
+        side = _side(0 if shared_noise else image)
+        latents = [record.latents[image] for record in chosen]
         draws = [
             draw(
-                noise,
-                denoiser.default_sigmas,
-                seed,
-                pair.key,
-                micro_batch.visit,
-                side,
-                pair.chosen.shape,
+                noise, denoiser.default_sigmas, seed, record.key, micro_batch.visit, side,
+                latent.shape,
             )
-            for pair in pairs
+            for record, latent in zip(chosen, latents, strict=True)
         ]
         percent = torch.tensor([d.percent for d in draws], dtype=torch.float64)
         return Rows(
-            latents,
-            tuple(pair.conditioning for pair in pairs),
+            torch.stack(latents),
+            tuple(record.conditioning for record in chosen),
             denoiser.sigma(percent),
             torch.stack([d.noise for d in draws]),
         )
 
-    return PairBatch(
-        rows(_stacked(pairs, "chosen"), "pair"),
-        rows(_stacked(pairs, "rejected"), "pair" if shared_noise else "rejected"),
-        torch.tensor([pair.chosen_probability for pair in pairs], dtype=torch.float64),
-    )
+    images = tuple(rows(image) for image in range(len(chosen[0].latents)))
+    return Batch(images, labels_of(chosen), micro_batch.visit)
 
 
-def _stacked(pairs: list[EncodedPair], side: str) -> Tensor:
-    return torch.stack([getattr(pair, side) for pair in pairs])
+def _side(image: int) -> str:
+    if image < 2:
+        return ("pair", "rejected")[image]
+    return f"rejected {image}"

@@ -66,9 +66,9 @@ def draw(
         settings: the distribution of noise levels.
         default_sigmas: what ``auto`` means for this model.
         seed: the run's seed.
-        key: the pair's digest.
-        visit: how often the pair has been seen before.
-        side: ``pair`` for the draw both sides share, ``rejected`` for a draw of its own.
+        key: the record's digest.
+        visit: how often it has been seen before.
+        side: ``pair`` for the draw all images share, another name for a draw of its own.
         shape: shape of one latent.
 
     Returns:

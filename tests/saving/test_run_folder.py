@@ -82,7 +82,7 @@ def test_opening_writes_the_settings_once(tmp_path: Path) -> None:
     run = folder(tmp_path)
     settings = run.path / "settings.json"
     assert run.path == tmp_path / run_id(CONTENT)
-    assert json.loads(settings.read_text(encoding="utf-8")) == CONTENT
+    assert json.loads(settings.read_text(encoding="utf-8")) == json.loads(json.dumps(CONTENT))
     settings.write_text("a note by hand", encoding="utf-8")
     folder(tmp_path)
     assert settings.read_text(encoding="utf-8") == "a note by hand"

@@ -12,10 +12,10 @@ from toykit.flow import PROMPT, ToyFlow, stir, toy_adapter, toy_lora, widen
 from toykit.oracle import Answer, Lora, Side, dpo
 
 from dpo_core.training.adapter import Adapter
-from dpo_core.training.batch import PairBatch
+from dpo_core.training.batch import Batch
 from dpo_core.training.denoiser import Prediction, Rows
 from dpo_core.training.four_passes import SCHEDULES, PassResult
-from dpo_core.training.objectives import Objective
+from dpo_core.training.objectives import Labels, Objective
 
 MODES = list(SCHEDULES)
 SHAPE = (2, 5, 4)
@@ -27,7 +27,7 @@ def normal(generator: torch.Generator, *size: int) -> Tensor:
 
 def batch_of(
     pairs: int, shared: bool, certainty: float = 1.0, shape: tuple[int, ...] = SHAPE
-) -> PairBatch:
+) -> Batch:
     """B random pairs. Not shared: the rejected images have noise and sigma of their own."""
     g = torch.Generator().manual_seed(pairs)
     prompts = tuple(normal(g, PROMPT) for _ in range(pairs))
@@ -42,7 +42,8 @@ def batch_of(
     chosen = rows(noise, sigma)
     rejected = rows(noise.clone(), sigma.clone()) if shared else rows(*draw())
     steps = torch.arange(pairs, dtype=torch.float64) / 20  # no two pairs equally sure
-    return PairBatch(chosen, rejected, (certainty - steps) if certainty < 1 else 1 - 0 * steps)
+    probability = certainty - steps if certainty < 1 else 1 + 0 * steps
+    return Batch((chosen, rejected), Labels(probability))
 
 
 def sides(rows: Rows) -> list[Side]:
@@ -62,18 +63,18 @@ def merged_lora(weights: dict[str, Tensor], adapter: Adapter) -> Lora:
 
 
 def ask_oracle(
-    model: ToyFlow, adapter: Adapter, batch: PairBatch, objective: Objective, smoothing: float
+    model: ToyFlow, adapter: Adapter, batch: Batch, objective: Objective, smoothing: float
 ) -> Answer:
     frozen = adapter.frozen_reference()
     # A label is wrong if exactly one of the two doubts is right.
     wrong = [
-        (1 - p) * (1 - smoothing) + p * smoothing for p in batch.chosen_probability.tolist()
+        (1 - p) * (1 - smoothing) + p * smoothing for p in batch.labels.chosen_probability.tolist()
     ]
     return dpo(
         {name: (layer.weight, layer.bias) for name, layer in model.layers.items()},  # type: ignore
         merged_lora(dict(adapter.parameters()), adapter),
         {} if frozen is None else merged_lora(frozen, adapter),
-        list(zip(sides(batch.chosen), sides(batch.rejected), strict=True)),
+        list(zip(*map(sides, batch.images), strict=True)),
         objective.beta,
         wrong,
         objective.supervised_mix,
@@ -98,8 +99,12 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 def agree(result: PassResult, adapter: Adapter, answer: Answer) -> None:
     assert close(result.losses.total, answer.loss)
     assert close(result.losses.preference, answer.preference)
+    ours = dict(zip(("chosen", "rejected"), result.errors.policy, strict=True))
+    assert result.errors.reference is not None
+    for kind, error in zip(("chosen", "rejected"), result.errors.reference, strict=True):
+        ours[f"reference_{kind}"] = error
     for name, error in answer.errors.items():
-        assert close(getattr(result.errors, name), error), name
+        assert close(ours[name], error), name
     assert close(result.change, answer.change)
     assert close(result.power, answer.power)
     parameters = adapter.parameters()
@@ -129,6 +134,7 @@ def test_loss_errors_and_gradients_are_those_of_the_formula(
     agree(result, adapter, ask_oracle(model, adapter, batch, objective, smoothing))
     assert not result.losses.total.requires_grad
     assert not any(value.requires_grad for value in vars(result.errors).values())
+    assert not result.logit.requires_grad and not result.change.requires_grad
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -162,7 +168,7 @@ def test_rejected_row_i_is_scored_with_the_draw_of_its_own_pair() -> None:
     assert len(model.calls) == 2
     for rows, _ in model.calls:
         for i in range(3):
-            for row, side in ((i, batch.chosen), (3 + i, batch.rejected)):
+            for row, side in ((i, batch.images[0]), (3 + i, batch.images[1])):
                 assert torch.equal(rows.latents[row], side.latents[i])
                 assert torch.equal(rows.noise[row], side.noise[i])
                 assert rows.sigma[row] == side.sigma[i]
@@ -189,8 +195,8 @@ def test_all_passes_of_an_image_use_one_draw_and_both_images_only_if_shared(
     SCHEDULES[mode](model, adapter, batch, Objective(beta=3.0), 1.0)
     seen = scored_rows(model)
     for i in range(2):
-        chosen = seen[f"{batch.chosen.latents[i].flatten()[0].item()}"]
-        rejected = seen[f"{batch.rejected.latents[i].flatten()[0].item()}"]
+        chosen = seen[f"{batch.images[0].latents[i].flatten()[0].item()}"]
+        rejected = seen[f"{batch.images[1].latents[i].flatten()[0].item()}"]
         assert len(chosen) == 2 and len(rejected) == (3 if mode == "sequential" else 2)
         for scored in (chosen, rejected):
             assert len({sigma for sigma, _, _ in scored}) == 1
@@ -316,7 +322,7 @@ def test_sequential_keeps_what_one_lora_step_keeps_and_the_others_twice_that() -
     batch = batch_of(1, shared=True, shape=(2, 32, 32))
 
     def ordinary_step() -> None:
-        model.predict(batch.chosen).residual.square().mean().backward()
+        model.predict(batch.images[0]).residual.square().mean().backward()
 
     ordinary = peak_of(ordinary_step)
     assert ordinary > 3 * 4 * 4 * 32 * 32, "not even the hidden activations were counted"

@@ -1,7 +1,11 @@
 """Preference objectives: pure functions of per-pair errors."""
 
-from .errors import PairErrors
-from .objective import Objective, ObjectiveLoss
-from .sigmoid import sigmoid
+from .catalogue import LOSSES
+from .errors import Errors, Labels, certain
+from .objective import Objective, ObjectiveLoss, Slopes
+from .state import FRESH, ObjectiveState
 
-__all__ = ["Objective", "ObjectiveLoss", "PairErrors", "sigmoid"]
+__all__ = [
+    "FRESH", "LOSSES", "Errors", "Labels", "Objective", "ObjectiveLoss", "ObjectiveState", "Slopes",
+    "certain",
+]
