@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..dpo_core.pairs.export import export_pair_folder
 from ..dpo_core.pairs.folder import folder_manifest
-from ..dpo_core.pairs.generation import generation_behind
+from ..dpo_core.pairs.generation import generation_behind, vae_behind
 from ..dpo_core.pairs.labelled_folder import load_labelled_folder
+from ..dpo_core.pairs.latent_file import KnownLatent
 from ..dpo_core.pairs.problem import PairError
 from ..dpo_core.pairs.prompt_metadata import prompt_behind
 from ..dpo_core.pairs.record import PairSet
@@ -32,6 +33,7 @@ from ..dpo_core.ranking.session import Session, SessionState
 from ..dpo_core.ranking.session_name import SessionNameError
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
 from .host.folders import READABLE, WRITABLE, FolderNotAllowed, readable_folder, writable_folder
+from .host.latents import known_latents, latent_problems
 from .host.sessions import open_session, session_at, session_paths
 from .host.user import user_of_ranking
 from .host.waiting import WAITING_ROOM, Waiting
@@ -103,8 +105,11 @@ class RankImages(io.ComfyNode):
                 ),
                 io.Latent.Input(
                     "latents", optional=True,
-                    tooltip="Latents of the same images. They are not used yet: pairs are encoded "
-                    "from the images.",
+                    tooltip="The latents these images were decoded from, as the sampler gave them, "
+                    "in the same order. Pairs are then trained on them and need not be encoded, "
+                    "as long as megapixels of Encode Pairs keeps the size and its VAE is the one "
+                    "these belong to: its file is compared where the graph tells it, else only "
+                    "the shape. Leave this open if the images were changed after decoding.",
                 ),
             ],
             outputs=[
@@ -140,8 +145,9 @@ class RankImages(io.ComfyNode):
         latents: Sequence[Any] = (),
     ) -> io.NodeOutput:
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
-        link = graph.get(node, {}).get("inputs", {}).get("images")
-        candidates = _candidates(images, prompt)
+        inputs = graph.get(node, {}).get("inputs", {})
+        link = inputs.get("images")
+        candidates = _candidates(images, prompt, latents)
         text = next((one for one in prompt if one and one.strip()), None)
         text = prompt_behind(graph, link) if text is None else text
         metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
@@ -149,7 +155,8 @@ class RankImages(io.ComfyNode):
         user = user_of_ranking(given)
         opened = open_session(session[0], user)
         new = [NewImage(pixels, metadata) for _, pixels in candidates]
-        batch = _stored(opened, new, text or "")
+        vae = vae_behind(graph, inputs.get("latents")) or vae_behind(graph, link)
+        batch = _stored(opened, new, text or "", known_latents(latents, vae))
         ids = [one for one, _ in candidates]
         for vote in given_votes(given, batch.id, ids, opened.problems):
             opened.vote(vote)
@@ -394,9 +401,11 @@ def _wait(shown: Mapping[str, Any], user: str) -> None:
     )
 
 
-def _stored(session: Session, images: Sequence[NewImage], prompt: str) -> CandidateSet:
+def _stored(
+    session: Session, images: Sequence[NewImage], prompt: str, latents: Sequence[KnownLatent]
+) -> CandidateSet:
     try:
-        return session.add_set(images, prompt)
+        return session.add_set(images, prompt, latents)
     except OSError as error:
         raise ValueError(
             f"The images could not be stored in {session.folder} ({error.strerror or error}). "
@@ -405,14 +414,16 @@ def _stored(session: Session, images: Sequence[NewImage], prompt: str) -> Candid
         ) from error
 
 
-def _candidates(images: Sequence[Tensor], prompts: Sequence[str]) -> list[tuple[str, Any]]:
+def _candidates(
+    images: Sequence[Tensor], prompts: Sequence[str], latents: Sequence[Any]
+) -> list[tuple[str, Any]]:
     """Ids and pixels, as they are stored, from batches, single images and lists of them.
 
     Raises:
         ValueError: they cannot be ranked together, with everything that is in the way.
     """
     singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
-    problems = []
+    problems = latent_problems(latents, len(singles))
     found: list[tuple[str, Any]] = []
     if len(singles) > MAX_IMAGES:
         problems.append(

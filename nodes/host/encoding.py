@@ -20,8 +20,12 @@ from .conditioning import (
     conditioning_problems,
     plain_conditioning,
 )
+from .encoding_cache import LIMIT_BYTES, EncodingCache, clip_state, vae_state
+from .latents import usable_latent
 
 MEGAPIXEL = 1024 * 1024
+ENCODED = EncodingCache(LIMIT_BYTES)
+"""What was encoded since the host was started."""
 
 
 def encode_pairs(
@@ -43,29 +47,24 @@ def encode_pairs(
         guidance: for models that embed it; others ignore it.
         progress: called after every image and every prompt.
 
+    What this VAE and this text encoder have encoded before is taken from memory. Pictures whose
+    latents are known are not encoded at all, where `usable_latent` allows it.
+
     Raises:
         ValueError: the images of a pair differ in size.
     """
     if not pairs:
         raise ValueError("There are no pairs to encode.")
     prompts: dict[str, Conditioning] = {}
+    state = clip_state(clip)
     for prompt in dict.fromkeys(pair.prompt for pair in pairs):
-        prompts[prompt] = encode_prompt(clip, prompt, guidance)
+        prompts[prompt] = _cached_prompt(clip, state, prompt, guidance)
         progress()
-    latents: dict[str, Tensor] = {}
-
-    def encoded(picture: Picture) -> Tensor:
-        if picture.digest not in latents:
-            latents[picture.digest] = encode_picture(vae, picture, megapixels)
-        progress()
-        return latents[picture.digest]
-
+    pictures = _PictureEncoder(vae, megapixels, progress)
     return EncodedPairs(
         tuple(
             replace(
-                encoded_pair(
-                    encoded(pair.chosen), encoded(pair.rejected), prompts[pair.prompt]
-                ),
+                encoded_pair(*pictures.pair(pair), prompts[pair.prompt]),
                 prompt=pair.prompt,
                 chosen_probability=pair.chosen_probability,
                 group=pair.group,
@@ -109,12 +108,76 @@ def encode_prompt(clip: Any, prompt: str, guidance: float) -> Conditioning:
     return plain_conditioning(conditioning[0])
 
 
-def encode_picture(vae: Any, picture: Picture, megapixels: float) -> Tensor:
-    """A latent of shape (C, ...), fp32. One image at a time: to a video VAE a batch is a clip."""
+class _PictureEncoder:
+    """Latents of shape (C, ...), fp32."""
+
+    def __init__(self, vae: Any, megapixels: float, progress: Callable[[], None]) -> None:
+        self._vae, self._megapixels, self._progress = vae, megapixels, progress
+        self._state = vae_state(vae)
+        self._encoded: dict[str, Tensor] = {}
+
+    def pair(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        chosen, rejected = (self._known(one) for one in (pair.chosen, pair.rejected))
+        # Never one side as it was sampled and the other as it was encoded again: the difference
+        # between the two would be learnt as a preference.
+        if chosen is None or rejected is None:
+            chosen, rejected = self._encode(pair.chosen), self._encode(pair.rejected)
+        self._progress()
+        self._progress()
+        return chosen, rejected
+
+    def _known(self, picture: Picture) -> Tensor | None:
+        return usable_latent(picture, self._vae, self._size(picture))
+
+    def _encode(self, picture: Picture) -> Tensor:
+        if picture.digest not in self._encoded:
+            self._encoded[picture.digest] = self._cached(picture, self._size(picture))
+        return self._encoded[picture.digest]
+
+    def _cached(self, picture: Picture, size: tuple[int, int]) -> Tensor:
+        def encode() -> Tensor:
+            return encode_picture(self._vae, picture, size)
+
+        if self._state is None:
+            return encode()
+        return ENCODED.get(self._vae, (self._state, picture.digest, size), encode)
+
+    def _size(self, picture: Picture) -> tuple[int, int]:
+        if self._megapixels <= 0:
+            return picture.size
+        multiple = int(self._vae.spacial_compression_encode())
+        return scaled_size(picture.size, self._megapixels, multiple)
+
+
+def encode_picture(vae: Any, picture: Picture, size: tuple[int, int]) -> Tensor:
+    """A latent of shape (C, ...), fp32. One image at a time: to a video VAE a batch is a clip.
+
+    Args:
+        vae: the host's VAE.
+        picture: what to encode.
+        size: (width, height) in pixels to which it is scaled before.
+    """
     pixels = torch.from_numpy(picture.pixels().copy()).unsqueeze(0)
-    if megapixels > 0:
-        pixels = _scaled(pixels, megapixels, int(vae.spacial_compression_encode()))
+    if size != picture.size:
+        moved = pixels.movedim(-1, 1)
+        pixels = comfy.utils.common_upscale(moved, *size, "lanczos", "center").movedim(1, -1)
     return _plain(vae.encode(pixels)[0])
+
+
+def scaled_size(size: tuple[int, int], megapixels: float, multiple: int) -> tuple[int, int]:
+    """The size of this area, in 1024 x 1024 pixels, in whole multiples."""
+    width, height = size
+    scale = (megapixels * MEGAPIXEL / (height * width)) ** 0.5
+    across, down = (max(multiple, round(one * scale / multiple) * multiple) for one in size)
+    return across, down
+
+
+def _cached_prompt(clip: Any, state: Any, prompt: str, guidance: float) -> Conditioning:
+    if state is None or "embedding:" in prompt:  # an embedding's file may have changed
+        return encode_prompt(clip, prompt, guidance)
+    return ENCODED.get(
+        clip, (state, prompt, guidance), lambda: encode_prompt(clip, prompt, guidance)
+    )
 
 
 def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> EncodedPairs:
@@ -142,14 +205,6 @@ def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> 
             "the model."
         )
     return replace(dataset, pairs=tuple(shaped))
-
-
-def _scaled(pixels: Tensor, megapixels: float, multiple: int) -> Tensor:
-    height, width = pixels.shape[1:3]
-    scale = (megapixels * MEGAPIXEL / (height * width)) ** 0.5
-    size = [max(multiple, round(side * scale / multiple) * multiple) for side in (width, height)]
-    moved = comfy.utils.common_upscale(pixels.movedim(-1, 1), *size, "lanczos", "center")
-    return moved.movedim(1, -1)
 
 
 def _plain(latent: Tensor) -> Tensor:

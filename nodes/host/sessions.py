@@ -43,8 +43,8 @@ def open_session(name: str, user: str) -> Session:
     """
     store = _store(sessions_folder(user))
     session, root = store.session(name), store.root.resolve()
-    folders = (session.folder, session.images.folder, session.images.thumbnails.folder)
-    for folder in folders:
+    images, latents = session.images, session.latents
+    for folder in (session.folder, images.folder, images.thumbnails.folder, latents.folder):
         if not folder.resolve().is_relative_to(root):
             raise SessionNameError(
                 f"The folder {folder} is a link that leads out of {root}. Put the folder itself "
