@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from hostkit.ranking import (
 from hostkit.server import ComfyServer, RunResult
 from hostkit.workflows import Prompt, encoding, node, text_to_image, train_steps, trainer
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 
 def stored(server: ComfyServer, session: str, image_id: str) -> Path:
@@ -384,3 +387,74 @@ def test_a_given_prompt_goes_before_the_graphs_and_none_is_told(
     assert get_set(comfy_server, "prompts", shown_set(result)["set_id"])["prompt"] == ""
     (said,) = result.outputs["rank"]["text"]
     assert "cannot be told from the graph" in said
+
+
+def _with_latents(checkpoint: str, session: str, seed: int = 0, **inputs: Any) -> Prompt:
+    """Images that are ranked with their latents, and trained on with a VAE that cannot encode."""
+    prompt = text_to_image(checkpoint, "a warm sky", seed=seed, batch=3)
+    votes = [{"kind": "best_worst", "best": 2, "worst": 0}]
+    prompt["rank"] = rank(
+        ["decode", 0], session, ranking={"votes": votes}, latents=["sampler", 0], **inputs
+    )
+    prompt["vae"] = node("TestVAEWithoutEncoder", vae=["checkpoint", 2])
+    prompt["dataset"] = encoding(["rank", 0])
+    prompt["dataset"]["inputs"]["vae"] = ["vae", 0]
+    prompt["trainer"] = trainer()
+    prompt["steps"] = train_steps("trainer", 1)
+    prompt["lora"] = node("DPOSaveLoRA", lora=["steps", 1], filename_prefix="loras/latents")
+    return prompt
+
+
+def test_connected_latents_are_trained_on_without_the_vae(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = _with_latents(sd15_checkpoint.name, "latents")
+    prompt["keep"] = node("SaveLatent", samples=["sampler", 0], filename_prefix="latents/ranked")
+    result = comfy_server.queue(prompt)
+    assert result.status == "success", result.error
+    assert "lora" in result.outputs
+    (record,) = result.outputs["keep"]["latents"]
+    folder = comfy_server.base_dir / "output"
+    sampled = load_file(folder / record["subfolder"] / record["filename"])["latent_tensor"]
+    ids = image_ids(get_set(comfy_server, "latents", shown_set(result)["set_id"]))
+    for image_id, latent in zip(ids, sampled, strict=True):
+        path = folder / "dpo/sessions/latents/latents" / f"{image_id}.safetensors"
+        with safe_open(path, framework="np") as file:
+            assert np.array_equal(file.get_tensor("latent"), latent)
+            assert file.metadata() == {"vae": sd15_checkpoint.name}
+    without = _with_latents(sd15_checkpoint.name, "no latents", seed=1)
+    del without["rank"]["inputs"]["latents"]
+    result = comfy_server.queue(without)
+    assert result.status == "error" and "asked to encode" in result.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "said"),
+    [
+        ("TestRandomLatents", {"batch": 2}, "There are 3 images but 2 latents."),
+        ("EmptyHunyuanLatentVideo", {"batch_size": 3, "length": 9}, "a video of 3 latent frames"),
+        ("EmptyLatentAudio", {"batch_size": 3, "seconds": 1.0}, "A latent is not one of images."),
+    ],
+)
+def test_latents_of_something_else_are_refused(
+    comfy_server: ComfyServer, kind: str, sizes: dict[str, Any], said: str
+) -> None:
+    shape = {"channels": 4, "height": 16, "width": 16, "seed": 1} | sizes
+    prompt = {
+        "images": noise(23, 3),
+        "latents": node(kind, **shape),
+        "rank": rank(["images", 0], "wrong latents", latents=["latents", 0]),
+    }
+    result = comfy_server.queue(prompt)
+    assert result.status == "error" and said in result.error
+    assert not (comfy_server.base_dir / "output/dpo/sessions/wrong latents").exists()
+
+
+def test_large_images_come_with_thumbnails(comfy_server: ComfyServer) -> None:
+    prompt = {"images": noise(24, 2, 400, 500), "rank": rank(["images", 0], "large")}
+    view = get_set(comfy_server, "large", shown_set(comfy_server.queue(prompt))["set_id"])
+    for image in view["images"]:
+        reply = comfy_server.get(image["thumbnail"])
+        assert reply.status == 200 and reply.body[8:12] == b"WEBP"
+        with Image.open(io.BytesIO(reply.body)) as thumbnail:
+            assert thumbnail.size == (384, 307)

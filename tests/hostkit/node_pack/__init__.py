@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -126,9 +127,28 @@ class ListedText:
         return (lines.split("\n"),)
 
 
+class VAEWithoutEncoder:
+    """A VAE that decodes, but fails when it is asked to encode."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "patch", ("VAE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"vae": ("VAE",)}}
+
+    def patch(self, vae: Any) -> tuple[Any]:
+        def encode(pixels: Any) -> Any:
+            raise RuntimeError("The VAE was asked to encode.")
+
+        vae = copy.copy(vae)
+        vae.encode = encode
+        return (vae,)
+
+
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
     for cls in (
         FailingModel, RandomLatents, RandomConditioning, RandomImages, ListedImages, ListedText,
+        VAEWithoutEncoder,
     )
 }
