@@ -13,6 +13,7 @@ from .training.adapter import Adapter
 from .training.batch import gather
 from .training.dataset import EncodedPairs, buckets
 from .training.denoiser import Denoiser
+from .training.ema import AdapterAverage
 from .training.four_passes import SCHEDULES, PassResult
 from .training.noise import NoiseSettings
 from .training.objectives import FRESH, Objective, ObjectiveState
@@ -82,12 +83,14 @@ class TrainState:
     Attributes:
         step: optimiser steps done.
         adapter: the adapter's parameters by name, fp32, CPU.
-        optimizer: AdamW's moments by parameter name, CPU.
+        optimizer: what the optimiser remembers, by parameter name, CPU.
         rho: smoothed ratio of the chosen image's error to the reference's; None before a step.
         loss_scale: factor that keeps fp16 gradients from underflowing.
         epochs: where those over the present pairs began.
         visits: visits begun; their noise has been seen.
         objective: what the objective remembers of the steps done.
+        average: running mean of the adapter's parameters, CPU; empty if none is kept.
+        algorithm: of the optimiser; another one begins with an empty memory.
     """
 
     step: int
@@ -98,6 +101,13 @@ class TrainState:
     epochs: Epochs = field(default_factory=Epochs)
     visits: int = 0
     objective: ObjectiveState = FRESH
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    algorithm: str = "adamw"
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The parameters that make the LoRA: the running mean where one is kept."""
+        return self.average or self.adapter
 
 
 @dataclass(frozen=True)
@@ -169,13 +179,22 @@ class _Run:
             self._epochs,
         )
         self._optimizer = AdapterOptimizer(adapter.parameters(), settings.optimizer)
+        self._average = (
+            AdapterAverage(adapter.parameters(), settings.optimizer.ema)
+            if settings.optimizer.ema > 0
+            else None
+        )
         self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
         self._loss_scale = FIRST_LOSS_SCALE if start is None else start.loss_scale
         self._objective_state = FRESH if start is None else start.objective
         if start is not None:
             self._step = start.step
             adapter.load(start.adapter)
-            self._optimizer.load(start.optimizer)
+            if start.algorithm == settings.optimizer.algorithm:
+                self._optimizer.load(start.optimizer)
+            if self._average is not None:
+                # A run that kept no mean so far begins it where it stands.
+                self._average.load(start.weights)
 
     def state(self) -> TrainState:
         return TrainState(
@@ -187,6 +206,8 @@ class _Run:
             self._epochs,
             self._plan.visits_before(self._step),
             self._objective_state,
+            {} if self._average is None else self._average.state(),
+            self._settings.optimizer.algorithm,
         )
 
     def step(self) -> StepReport:
@@ -202,6 +223,8 @@ class _Run:
             self._skip(math.isfinite(values["loss/dpo"]))
         else:
             self._optimizer.step(self._step, grad_norm)
+            if self._average is not None:
+                self._average.update(self._step)
             self._skips = 0
             self._update_rho(values)
             self._objective_state = self._settings.objective.state_after(

@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from .dataset import DatasetFromLatents, EncodePairs
 from .lora import LoadLora, SaveLora
 from .objective import ObjectiveNode
+from .optimizer import OptimizerNode
 from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
 from .ranking import ExportPairFolder, LoadLabelledFolder, LoadPreferences, RankImages
 from .routes import register_routes
@@ -28,6 +29,7 @@ class DPOExtension(ComfyExtension):
             EncodePairs,
             DatasetFromLatents,
             ObjectiveNode,
+            OptimizerNode,
             TrainerNode,
             TrainStepsNode,
             LoadLora,

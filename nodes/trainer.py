@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from .host.progress import Progress, say
 from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
-from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Trainer
+from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Optimizer, Trainer
 
 NEW_PICKS = ("continue", "start_over")
 
@@ -79,6 +80,9 @@ class TrainerNode(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                 ),
                 Objective.Input("objective", optional=True, tooltip="How picks become a loss."),
+                Optimizer.Input(
+                    "optimizer", optional=True, tooltip="How gradients become changes."
+                ),
                 Lora.Input(
                     "existing_lora", optional=True,
                     tooltip="A LoRA to refine. It is the reference that training is held to, and "
@@ -114,13 +118,14 @@ class TrainerNode(io.ComfyNode):
         seed: int,
         dataset: EncodedPairs | None = None,
         objective: ObjectiveSettings | None = None,
+        optimizer: OptimizerSettings | None = None,
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
         new_picks: str = NEW_PICKS[0],
     ) -> io.NodeOutput:
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
-            optimizer=OptimizerSettings(learning_rate=learning_rate),
+            optimizer=replace(optimizer or OptimizerSettings(), learning_rate=learning_rate),
             batch_size=batch_size,
             grad_accumulation_steps=grad_accumulation_steps,
             execution_mode=execution_mode,

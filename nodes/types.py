@@ -7,6 +7,7 @@ CATEGORY = "model/training/DPO"
 Pairs = io.Custom("DPO_PAIRS")
 Dataset = io.Custom("DPO_DATASET")
 Objective = io.Custom("DPO_OBJECTIVE")
+Optimizer = io.Custom("DPO_OPTIMIZER")
 Trainer = io.Custom("DPO_TRAINER")
 Lora = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")

@@ -738,3 +738,23 @@ def test_added_pairs_are_seen_at_once_and_no_pair_meets_its_noise_again() -> Non
     }
     assert (state.epochs.dataset, state.epochs.first_step) == (all_pairs.digest, 3)
     assert (state.epochs.first_visit, state.visits) == (2, 3)
+
+
+def test_a_running_mean_is_the_lora_and_training_does_not_feel_it() -> None:
+    averaging = replace(SETTINGS, optimizer=replace(FAST, ema=0.9))
+    plain, state = end(6), end(6, settings=averaging)
+    assert same_tensors(plain.adapter, state.adapter)
+    assert plain.weights is plain.adapter and state.weights is state.average
+    assert not same_tensors(state.average, state.adapter)
+    whole, half = end(6, settings=averaging), end(3, settings=averaging)
+    parts = end(3, start=copied(half), settings=averaging)
+    assert same_tensors(parts.average, whole.average)
+
+
+def test_another_algorithm_goes_on_from_the_weights_alone() -> None:
+    start = end(3)
+    other = replace(SETTINGS, optimizer=replace(FAST, algorithm="adafactor"))
+    state = end(1, start=start, settings=other)
+    assert state.step == 4 and state.algorithm == "adafactor"
+    assert not any(name.endswith("exp_avg") for name in state.optimizer)
+    assert not same_tensors(state.adapter, start.adapter)

@@ -67,8 +67,14 @@ class RunFolder:
     def save_checkpoint(self, state: TrainState) -> Path:
         """Writes everything a continuation needs into one file, atomically."""
         path = self._checkpoint(state.step)
-        tensors = {f"adapter/{name}": tensor for name, tensor in state.adapter.items()}
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
+        parts = {
+            "adapter": state.adapter, "optimizer": state.optimizer, "average": state.average,
+        }  # fmt: skip
+        tensors = {
+            f"{part}/{name}": tensor
+            for part, held in parts.items()
+            for name, tensor in held.items()
+        }
         scalars = {
             "step": state.step,
             "rho": state.rho,
@@ -76,6 +82,7 @@ class RunFolder:
             "epochs": asdict(state.epochs),
             "visits": state.visits,
             "objective": asdict(state.objective),
+            "algorithm": state.algorithm,
         }
         write_tensors(path, tensors, {"state": json.dumps(scalars)})
         return path
@@ -86,22 +93,23 @@ class RunFolder:
         Raises:
             FileNotFoundError: there is no such checkpoint.
         """
-        adapter: dict[str, Tensor] = {}
-        optimizer: dict[str, Tensor] = {}
+        parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "optimizer": {}, "average": {}}
         with safe_open(self._checkpoint(step), framework="pt") as file:
             scalars = json.loads(file.metadata()["state"])
             for name in file.keys():
-                kind, rest = name.split("/", 1)
-                (adapter if kind == "adapter" else optimizer)[rest] = file.get_tensor(name)
+                part, rest = name.split("/", 1)
+                parts[part][rest] = file.get_tensor(name)
         return TrainState(
             scalars["step"],
-            adapter,
-            optimizer,
+            parts["adapter"],
+            parts["optimizer"],
             scalars["rho"],
             scalars["loss_scale"],
             Epochs(**scalars["epochs"]),
             scalars["visits"],
             ObjectiveState(**scalars["objective"]),
+            parts["average"],
+            scalars["algorithm"],
         )
 
     def checkpoints(self) -> list[int]:

@@ -220,13 +220,13 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
     """The LoRA as the host's loaders take it, text encoder weights included."""
-    layers = {name.rsplit(".lora_", 1)[0] for name in state.adapter}
+    layers = {name.rsplit(".lora_", 1)[0] for name in state.weights}
     existing = trainer.origin.existing
     alphas = {
         layer: trainer.adapter.alpha if existing is None else existing[layer].alpha
         for layer in layers
     }
-    return lora_tensors(state.adapter, alphas) | dict(trainer.origin.carried or {})
+    return lora_tensors(state.weights, alphas) | dict(trainer.origin.carried or {})
 
 
 def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:

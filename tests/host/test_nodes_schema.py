@@ -63,6 +63,17 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "label_smoothing": ("FLOAT", 0.0),
         "supervised_mix": ("FLOAT", 0.0),
     },
+    "DPOOptimizer": {
+        "optimizer": ("COMBO", "adamw"),
+        "schedule": ("COMBO", "constant"),
+        "warmup_steps": ("INT", 10),
+        "total_steps": ("INT", 0),
+        "weight_decay": ("FLOAT", 0.0),
+        "beta1": ("FLOAT", 0.9),
+        "beta2": ("FLOAT", 0.999),
+        "max_grad_norm": ("FLOAT", 1.0),
+        "ema": ("FLOAT", 0.0),
+    },
     "DPOTrainer": {
         "model": ("MODEL", REQUIRED),
         "dataset": ("DPO_DATASET", None),
@@ -76,6 +87,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "gradient_checkpointing": ("BOOLEAN", True),
         "seed": ("INT", 0),
         "objective": ("DPO_OBJECTIVE", None),
+        "optimizer": ("DPO_OPTIMIZER", None),
         "existing_lora": ("LORA_MODEL", None),
         "continue_from": ("DPO_TRAINER", None),
     },
@@ -104,6 +116,7 @@ OUTPUTS = {
     "DPOEncodePairs": [("dataset", "DPO_DATASET")],
     "DPODatasetFromLatents": [("dataset", "DPO_DATASET")],
     "DPOObjective": [("objective", "DPO_OBJECTIVE")],
+    "DPOOptimizer": [("optimizer", "DPO_OPTIMIZER")],
     "DPOTrainer": [("trainer", "DPO_TRAINER")],
     "DPOTrainSteps": [
         ("trainer", "DPO_TRAINER"),
@@ -120,6 +133,7 @@ OPTIONS = {
     ("DPOLoadLabelledFolder", "on_problem"): ["error", "skip"],
     ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
     ("DPORankImages", "use"): ["session", "this_batch"],
+    ("DPOOptimizer", "schedule"): ["constant", "cosine", "linear"],
     ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
 }
 OUTPUT_NODES = {"DPOExportPairFolder", "DPORankImages", "DPOSaveLoRA", "DPOTrainSteps"}

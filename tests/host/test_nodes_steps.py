@@ -237,3 +237,44 @@ def test_with_too_few_pairs_nothing_is_trained_and_the_rest_of_the_graph_runs(
     assert "save" not in result.outputs and "after" not in result.outputs
     assert not run_of(comfy_server, result).exists()
     assert not list((comfy_server.base_dir / "output" / "loras").rglob("none*"))
+
+
+def test_the_optimizer_node_decides_rates_and_an_averaged_lora_goes_on_in_parts(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "optimizer": "adafactor", "schedule": "linear", "warmup_steps": 0, "total_steps": 8,
+        "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "max_grad_norm": 1.0, "ema": 0.9,
+    }  # fmt: skip
+    whole = training(sd15_checkpoint.name, "parts", 4, optimizer=["optimizer", 0])
+    whole["optimizer"] = node("DPOOptimizer", **settings)
+    first = comfy_server.queue(whole | saved("steps", "averaged"))
+    assert first.error == ""
+    run = run_of(comfy_server, first)
+    rates = [json.loads(row)["learning_rate"] for row in (run / "metrics.jsonl").open()]
+    assert rates == pytest.approx([1e-3, 0.875e-3, 0.75e-3, 0.625e-3])
+    last_step = load_file(run / "step_00000004.safetensors")
+    averaged = weights(comfy_server, "averaged")
+    # What is saved is the mean, not the last step.
+    key = next(name for name in averaged if name.endswith(".lora_B.weight"))
+    assert not torch.equal(averaged[key], last_step[f"adapter/{key}"])
+    assert torch.equal(averaged[key], last_step[f"average/{key}"])
+
+    forget(comfy_server, run)
+    parts = whole | {"second": train_steps("steps", 2)} | saved("second", "averaged_parts")
+    parts["steps"]["inputs"]["steps"] = 2
+    assert comfy_server.queue(parts).error == ""
+    assert equal(weights(comfy_server, "averaged_parts"), averaged)
+
+
+def test_an_optimizer_that_cannot_work_is_named_with_everything_else(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = training(sd15_checkpoint.name, "parts", 1, optimizer=["optimizer", 0], alpha=1.0)
+    prompt["optimizer"] = node(
+        "DPOOptimizer", optimizer="prodigy", schedule="constant", warmup_steps=0, total_steps=0,
+        weight_decay=0.0, beta1=0.9, beta2=0.999, max_grad_norm=1.0, ema=0.0,
+    )  # fmt: skip
+    result = comfy_server.queue(prompt)
+    assert result.status == "error"
+    assert "prodigyopt" in result.error or "use 1" in result.error

@@ -42,6 +42,8 @@ def a_state(step: int = 7, rho: float | None = 1 / 3) -> TrainState:
         loss_scale=64.0,
         epochs=Epochs("pairs", 3, 2),
         visits=5,
+        average={name: torch.randn(2, 3, generator=generator) for name in layers},
+        algorithm="adafactor",
     )
 
 
@@ -56,6 +58,8 @@ def same(one: TrainState, other: TrainState) -> bool:
         and (one.epochs, one.visits) == (other.epochs, other.visits)
         and equal(one.adapter, other.adapter)
         and equal(one.optimizer, other.optimizer)
+        and equal(one.average, other.average)
+        and one.algorithm == other.algorithm
     )
 
 
