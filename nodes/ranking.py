@@ -154,7 +154,7 @@ class RankImages(io.ComfyNode):
         given = _value(ranking)
         user = user_of_ranking(given)
         opened = open_session(session[0], user)
-        new = [NewImage(pixels, metadata) for _, pixels in candidates]
+        new = [NewImage(pixels, metadata, one) for one, pixels in candidates]
         vae = vae_behind(graph, inputs.get("latents")) or vae_behind(graph, link)
         batch = _stored(opened, new, text or "", known_latents(latents, vae))
         ids = [one for one, _ in candidates]

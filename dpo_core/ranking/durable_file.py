@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_PART = ".part"
+_ABANDONED_SECONDS = 3600.0
 
 Write = Callable[[BinaryIO], object]
 """Fills a file that is open for writing."""
@@ -17,12 +21,15 @@ Write = Callable[[BinaryIO], object]
 def write_durably(files: Mapping[Path, Write], pool: Executor) -> None:
     """Fills files beside their paths, syncs them, and gives all of them their names.
 
-    The names last once their folder is synced.
+    The names last once their folder is synced. What a process that was killed has left beside them
+    is removed after an hour.
 
     Raises:
         OSError: no room or no permission; what a write raises. No file has got its name then,
             unless it was the renaming that failed.
     """
+    for folder in {path.parent for path in files}:
+        _remove_abandoned(folder)
     parts = {path: _beside(path) for path in files}
     try:
         _all_of(pool, _fill, parts.values(), files.values())
@@ -62,7 +69,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        parts = [one for one in entries if one.name.startswith(".") and one.name.endswith(_PART)]
+    for part in parts:
+        try:
+            if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                os.unlink(part)
+        except OSError:
+            continue  # another process was faster
 
 
 def _all_of(pool: Executor, call: Callable[..., object], *arguments: Iterable[Any]) -> None:

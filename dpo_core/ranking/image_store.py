@@ -33,11 +33,13 @@ class NewImage:
     Attributes:
         pixels: (height, width, 3), either uint8, or floats in 0..1, which are clipped and rounded.
         metadata: text chunks to keep in the file, such as ComfyUI's `prompt` and `workflow`, or
-            seed, sampler and checkpoint; names of 1 to 79 Latin-1 characters.
+            seed, sampler and checkpoint; names of 1 to 79 printable ASCII characters.
+        id: what `identified_images` said of these pixels; empty if it was not asked.
     """
 
     pixels: Any
     metadata: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
 
 
 def identified_images(images: Sequence[Any]) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -68,7 +70,8 @@ class ImageStore:
             OSError: no room, no permission.
         """
         texts = [_texts(image.metadata, prompt) for image in images]
-        found = identified_images([image.pixels for image in images])
+        unknown = iter(identified_images([image.pixels for image in images if not image.id]))
+        found = [(image.id, image.pixels) if image.id else next(unknown) for image in images]
         new: dict[Path, partial[None]] = {}
         for (image_id, pixels), chunks in zip(found, texts, strict=True):
             path = self.path(image_id)

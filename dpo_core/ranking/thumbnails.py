@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from .vote import Candidate
 
 MAX_SIDE = 384
 """Pixels of a thumbnail's longer side."""
+_SUFFIX = ".webp"
 _QUALITY = 80
 _METHOD = 1  # a third faster than the default, for a tenth more bytes
 
@@ -35,7 +37,7 @@ class Thumbnails:
 
     def path(self, image_id: str) -> Path:
         """Where a thumbnail lies, or would. Raises ValueError for what is no image id."""
-        return self.folder / self._image_path(image_id).with_suffix(".webp").name
+        return self.folder / self._image_path(image_id).with_suffix(_SUFFIX).name
 
     @staticmethod
     def is_wanted(image: Candidate) -> bool:
@@ -43,9 +45,10 @@ class Thumbnails:
         return max(image.width, image.height) > MAX_SIDE
 
     def has(self, image_id: str) -> bool:
+        """Asked for every image with every answer to a page: so without building paths."""
         try:
             # Not synced when it was made: a power cut may have left it empty.
-            return self.path(image_id).stat().st_size > 0
+            return os.stat(os.path.join(self.folder, image_id + _SUFFIX)).st_size > 0
         except OSError:
             return False
 

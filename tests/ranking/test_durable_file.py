@@ -60,6 +60,18 @@ def test_if_one_fails_none_appears_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed_but_not_what_is_being_written(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    old, fresh, other = (tmp_path / name for name in (".a.1.part", ".b.2.part", "c.part"))
+    for path in (old, fresh, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    write_durably({tmp_path / "d": lambda file: file.write(b"x")}, pool)
+    assert {path.name for path in tmp_path.iterdir()} == {".b.2.part", "c.part", "d"}
+
+
 def test_a_file_whose_block_fails_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with whole_file(path) as file:

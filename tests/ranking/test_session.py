@@ -15,7 +15,7 @@ from PIL import Image
 
 from dpo_core.pairs.latent_file import KnownLatent
 from dpo_core.pairs.prompt_metadata import read_prompt
-from dpo_core.ranking.image_store import NewImage
+from dpo_core.ranking.image_store import NewImage, identified_images
 from dpo_core.ranking.pair_making import SessionJudgement, make_preferences
 from dpo_core.ranking.session import Session, SessionState, SessionStore
 from dpo_core.ranking.session_name import SessionNameError
@@ -79,6 +79,16 @@ def test_floats_are_the_same_image_as_their_bytes_and_a_shape_is_part_of_it(
     one, as_floats, fortran, turned = (image.id for image in made)
     assert one == as_floats == fortran != turned
     assert (made[3].width, made[3].height) == (6, 8)
+
+
+def test_images_identified_before_are_stored_under_those_ids(session: Session) -> None:
+    shades = [np.full((6, 8, 3), i / 10, dtype=np.float32) for i in range(3)]
+    found = identified_images(shades)
+    known = [NewImage(stored, id=one) for one, stored in found]
+    made = session.add_set([known[0], NewImage(shades[1]), known[2]], "p")
+    assert [image.id for image in made.images] == [one for one, _ in found]
+    for one, stored in found:
+        np.testing.assert_array_equal(np.asarray(Image.open(session.images.path(one))), stored)
 
 
 @pytest.mark.parametrize(
