@@ -12,6 +12,7 @@ from ..evaluation.interval import Share
 from .demo import DemoSettings, run_demo
 from .laboratory import METHODS, run_laboratory, table_of, trials
 from .network import load_base
+from .pick.command import add_pick_arguments, run_pick
 from .taste import DEFAULT_TASTE, TASTES, taste
 
 
@@ -22,11 +23,12 @@ def add_arguments(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     defaults = DemoSettings()
-    parser.add_argument("--taste", default=DEFAULT_TASTE, help=f"default: {DEFAULT_TASTE}")
+    parser.add_argument("--taste", help=f"default: {DEFAULT_TASTE}")
     parser.add_argument("--out", type=Path, default=Path("dpo_demo"), help="folder for the results")
-    parser.add_argument("--pairs", type=int, default=defaults.pairs, help="pairs to learn from")
+    parser.add_argument("--pairs", type=int, help=f"pairs to learn from; default: {defaults.pairs}")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="training steps")
     parser.add_argument("--seed", type=int, default=defaults.seed)
+    add_pick_arguments(parser)
     parser.set_defaults(run=_demo)
     laboratory = commands.add_parser("laboratory", help="judge methods side by side")
     laboratory.add_argument("--taste", default=DEFAULT_TASTE)
@@ -44,11 +46,16 @@ _TASTES = "Tastes:\n" + "\n".join(f"  {t.name:14} prefers {t.wish}" for t in TAS
 
 
 def _demo(options: argparse.Namespace) -> None:
-    liked = taste(options.taste)
-    wrong = [name for name in ("pairs", "steps") if getattr(options, name) < 1]
+    if options.pick:
+        run_pick(options)
+        return
+    liked = taste(DEFAULT_TASTE if options.taste is None else options.taste)
+    pairs = DemoSettings.pairs if options.pairs is None else options.pairs
+    numbers = {"pairs": pairs, "steps": options.steps}
+    wrong = [name for name, number in numbers.items() if number < 1]
     if wrong:
         raise ValueError(f"--{' and --'.join(wrong)} must be 1 or more.")
-    settings = DemoSettings(pairs=options.pairs, steps=options.steps, seed=options.seed)
+    settings = DemoSettings(pairs=pairs, steps=options.steps, seed=options.seed)
     sys.stdout.write(f"Learning a taste that prefers {liked.wish}.\n")
     outcome = run_demo(liked, options.out, settings, _Bar())
     share = Share(**outcome.result["win_rate"])

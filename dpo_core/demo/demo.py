@@ -68,7 +68,7 @@ def run_demo(taste: Taste, out: Path, settings: DemoSettings, progress: Progress
     network = load_base()
     training = train_settings(settings.seed)
     shape = AdapterSettings(rank=8, alpha=8.0)
-    base = tensor_digest(*(p for _, p in sorted(network.named_parameters())))
+    base = base_digest(network)
     content = {
         "taste": taste.name,
         "base": base,
@@ -85,11 +85,16 @@ def run_demo(taste: Taste, out: Path, settings: DemoSettings, progress: Progress
     pictures = drawn(network, asked, lambda n: progress("drawing pictures", n, 2 * len(asked)))
     pairs = picked_pairs(asked, pictures, taste)
     adapter = build_adapter(network, shape, training.seed)
-    _train(network, adapter, pairs, training, run, settings.steps, progress)
+    train_until(network, adapter, pairs, training, run, settings.steps, progress)
     judgement = _judge(network, adapter, taste, settings, progress)
     result = _leave(run, adapter, taste, settings, training, shape, judgement)
-    write_atomically(finished, lambda part: _write(part, json.dumps(result, indent=2) + "\n"))
+    write_atomically(finished, lambda part: write_text(part, json.dumps(result, indent=2) + "\n"))
     return Outcome(run.path, result)
+
+
+def base_digest(network: FlowNetwork) -> str:
+    """Digest of the base model's weights."""
+    return tensor_digest(*(p for _, p in sorted(network.named_parameters())))
 
 
 def train_settings(seed: int, objective: Objective | None = None) -> TrainSettings:
@@ -104,7 +109,7 @@ def train_settings(seed: int, objective: Objective | None = None) -> TrainSettin
     )
 
 
-def _train(
+def train_until(
     network: FlowNetwork,
     adapter: Adapter,
     pairs: EncodedPairs,
@@ -112,19 +117,40 @@ def _train(
     run: RunFolder,
     steps: int,
     progress: Progress,
-) -> None:
+    stopped: Callable[[], bool] = lambda: False,
+) -> int:
+    """Goes on from the run's last checkpoint, or begins, until it has made so many steps.
+
+    Args:
+        network: the base model, without the adapter.
+        adapter: is trained in place.
+        pairs: the picks; they may be others than before the checkpoint.
+        training: how to train.
+        run: gets metrics and checkpoints.
+        steps: of the run in all.
+        progress: told after every step.
+        stopped: asked after every step; True ends the training, with a checkpoint.
+
+    Returns:
+        Steps made in all.
+    """
     done = [step for step in run.checkpoints() if step <= steps]
     start = run.load_checkpoint(done[-1]) if done else None
     if start is not None:
         adapter.load(start.adapter)
-    first = 0 if start is None else start.step
+    made = 0 if start is None else start.step
     denoiser = DemoDenoiser(network)
     with attached(network, adapter):
-        for report in train(denoiser, adapter, pairs, training, steps - first, start):
-            run.append_metrics(report.step, report.metrics)
-            progress("training", report.step, steps)
-            if report.step % CHECKPOINT_EVERY == 0 or report.step == steps:
+        for report in train(denoiser, adapter, pairs, training, steps - made, start):
+            made = report.step
+            run.append_metrics(made, report.metrics)
+            progress("training", made, steps)
+            ends = made == steps or stopped()
+            if made % CHECKPOINT_EVERY == 0 or ends:
                 run.save_checkpoint(report.state())
+            if ends:
+                break
+    return made
 
 
 def _judge(
@@ -167,24 +193,42 @@ def _leave(
         judgement.before[:SHOWN], judgement.after[:SHOWN], 8, ("base", "LoRA")
     )
     curves = draw_chart(rows, f"taste: {taste.name}")
-    _save_picture(run.path / "before_and_after.png", sheet)
-    _save_picture(run.path / "curves.png", curves)
-    tensors = lora_tensors(adapter.snapshot(), adapter.alphas())
-    metadata = lora_metadata(
-        tensors, title=f"demo_{taste.name}", architecture="dpo-demo", rank=shape.rank,
-        alpha=shape.alpha, settings=asdict(training), metrics=rows[-1], steps=settings.steps,
-        pairs=settings.pairs,
+    save_picture(run.path / "before_and_after.png", sheet)
+    save_picture(run.path / "curves.png", curves)
+    write_lora(
+        run, adapter, shape, training, f"demo_{taste.name}", settings.pairs, settings.steps
     )
-    save_lora(run.path / "lora.safetensors", tensors, metadata)
     write_report(run.path / "report.html", result, asdict(training), sheet, curves)
     return result
 
 
-def _save_picture(path: Path, picture: Image.Image) -> None:
+def write_lora(
+    run: RunFolder,
+    adapter: Adapter,
+    shape: AdapterSettings,
+    training: TrainSettings,
+    title: str,
+    pairs: int,
+    steps: int,
+) -> Path:
+    """Writes ``lora.safetensors`` into the run's folder; its path."""
+    path = run.path / "lora.safetensors"
+    tensors = lora_tensors(adapter.snapshot(), adapter.alphas())
+    metadata = lora_metadata(
+        tensors, title=title, architecture="dpo-demo", rank=shape.rank, alpha=shape.alpha,
+        settings=asdict(training), metrics=run.metrics(steps)[-1], steps=steps, pairs=pairs,
+    )
+    save_lora(path, tensors, metadata)
+    return path
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a PNG, atomically."""
     write_atomically(path, lambda part: picture.save(part, format="PNG"))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """For :func:`write_atomically`."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()

@@ -29,15 +29,25 @@ class Question:
 
 def questions(count: int, seed: int, held_out: bool) -> list[Question]:
     """Prompts to be judged; no prompt and no seed is both in training and held out."""
-    prompts = all_prompts()
-    random.Random("prompts of the demo").shuffle(prompts)
-    kept = len(prompts) // 4
-    pool = prompts[:kept] if held_out else prompts[kept:]
+    pool = prompt_pool(held_out)
     draw = random.Random(f"questions {seed} {held_out}")
-    first = 2 * (10_000_000 * (seed + 1) + (5_000_000 if held_out else 0))
+    first = first_seed(seed, held_out)
     return [
         Question(draw.choice(pool), (first + 2 * i, first + 2 * i + 1)) for i in range(count)
     ]
+
+
+def prompt_pool(held_out: bool) -> list[str]:
+    """The prompts that may be asked in training, or those that are held out."""
+    prompts = all_prompts()
+    random.Random("prompts of the demo").shuffle(prompts)
+    kept = len(prompts) // 4
+    return prompts[:kept] if held_out else prompts[kept:]
+
+
+def first_seed(seed: int, held_out: bool) -> int:
+    """Where the ten million seeds of pictures begin that a demo of this seed may draw."""
+    return 2 * (10_000_000 * (seed + 1) + (5_000_000 if held_out else 0))
 
 
 def draw_pictures(
@@ -90,7 +100,12 @@ def picked_pairs(
     for i, question in enumerate(asked):
         better = int(liking[i, 1] > liking[i, 0]) ^ (i in wrong)
         chosen, rejected = pictures[2 * i + better], pictures[2 * i + 1 - better]
-        words = encode(question.prompt)
-        key = tensor_digest(chosen, rejected, torch.tensor(words))
-        pairs.append(EncodedPair(chosen, rejected, words, key, question.prompt))
+        pairs.append(encoded_pair(chosen, rejected, question.prompt))
     return EncodedPairs(tuple(pairs))
+
+
+def encoded_pair(chosen: Tensor, rejected: Tensor, prompt: str) -> EncodedPair:
+    """Two pictures (3, 64, 64) of one prompt, as the embedded model takes them."""
+    words = encode(prompt)
+    key = tensor_digest(chosen, rejected, torch.tensor(words))
+    return EncodedPair(chosen, rejected, words, key, prompt)

@@ -1,0 +1,1 @@
+"""The demo with a person's own taste: the ranking widget on a small page of this machine."""

@@ -1,0 +1,92 @@
+"""Groups of pictures to rank: of each prompt some, drawn by the base model into a session."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...ranking.image_store import NewImage
+from ...ranking.session import Session, SessionState
+from ...ranking.tournament import resumed
+from ...ranking.vote import Vote
+from ..network import FlowNetwork, to_pictures
+from ..picks import draw_pictures, first_seed, prompt_pool
+
+MAX_PICTURES = 16
+"""Of one group."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt, and the seeds of its pictures."""
+
+    prompt: str
+    seeds: tuple[int, ...]
+
+
+def group(number: int, pictures: int, seed: int) -> Group:
+    """The group of a number, counted from 0; prompts come again once all were used.
+
+    Its prompts and seeds are those of training: none is held out.
+    """
+    pool = prompt_pool(held_out=False)
+    order = random.Random(f"groups {seed}").sample(pool, len(pool))
+    first = first_seed(seed, held_out=False) + MAX_PICTURES * number
+    return Group(order[number % len(order)], tuple(range(first, first + pictures)))
+
+
+def draw_groups(
+    network: FlowNetwork,
+    session: Session,
+    wanted: int,
+    pictures: int,
+    seed: int,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Draws what the session lacks of so many groups, one after the other.
+
+    Raises:
+        OSError: no room, no permission.
+    """
+    for number in range(len(session.state().sets), wanted):
+        progress("drawing pictures", number, wanted)
+        one = group(number, pictures, seed)
+        drawn = draw_pictures(network, [one.prompt] * pictures, one.seeds)
+        session.add_set(new_images(drawn, one.seeds), one.prompt)
+
+
+def new_images(pictures: Tensor, seeds: tuple[int, ...]) -> list[NewImage]:
+    """Pictures (B, 3, 64, 64) for a session."""
+    return [
+        NewImage(pixels, {"seed": str(seed)})
+        for pixels, seed in zip(to_pictures(pictures), seeds, strict=True)
+    ]
+
+
+def is_ranked(state: SessionState, set_id: str) -> bool:
+    """True if a set was picked from, put in order, labelled, or its tournament played."""
+    votes = state.votes_on(set_id)
+    if any(vote["kind"] in ("best_worst", "ranking") for vote in votes):
+        return True
+    images = [image.id for image in state.sets[set_id].images]
+    labels = {image: label for vote in votes for image, label in vote.get("labels", {}).items()}
+    if all(labels.get(image, "none") != "none" for image in images):
+        return True
+    events = [_event(vote, images) for vote in votes if vote["kind"] in ("comparison", "swap")]
+    if not events:
+        return False
+    return bool(resumed(len(images), int(set_id[:8], 16), events)["phase"] == "standings")
+
+
+def _event(vote: Vote, images: list[str]) -> dict[str, object]:
+    if vote["kind"] == "swap":
+        return {"type": "swap", "up": images.index(vote["up"]), "down": images.index(vote["down"])}
+    return {
+        "type": "choose",
+        "left": images.index(vote["left"]),
+        "right": images.index(vote["right"]),
+        "result": vote["result"],
+    }
