@@ -24,7 +24,7 @@ from .mapo import mapo
 from .nft import nft_pair
 from .rpo import rpo_bwd, rpo_fwd, rpo_squared
 from .sigmoid import robust, sigmoid
-from .simpo import cpo, simpo
+from .simpo import simpo
 from .state import ObjectiveState
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Loss:
 
     Attributes:
         value: loss per record, shape (B,).
+        supervised: the weight of ordinary training on the chosen image that belongs to it.
         reads: ``pairs``, ``images`` or ``groups``.
         reference: whether it compares the policy with a reference.
         change: whether it depends on how far the prediction has moved.
@@ -96,6 +97,7 @@ class Loss:
     """
 
     value: Callable[[Case], Tensor]
+    supervised: Callable[[Objective], float] = lambda _: 0.0
     reads: str = "pairs"
     reference: bool = True
     change: bool = False
@@ -133,11 +135,6 @@ def _kto(case: Case) -> Tensor:
 
 def _simpo(case: Case, gamma: float) -> Tensor:
     return simpo(case.errors.chosen, case.errors.rejected, case.beta, gamma)
-
-
-def _cpo(case: Case) -> Tensor:
-    errors = case.errors
-    return cpo(errors.chosen, errors.rejected, case.beta, case.settings.cpo_alpha)
 
 
 def _nft_pair(case: Case) -> Tensor:
@@ -184,11 +181,13 @@ LOSSES: dict[str, Loss] = {
     "kto": Loss(_kto, reads="images", soft=False, smoothing=_SINGLE),
     "orpo": Loss(
         lambda c: mapo(c.errors.chosen, c.errors.rejected, c.settings.mapo_lambda),
-        reference=False, beta="",
+        lambda s: 1.0, reference=False, beta="",
     ),
     "simpo": Loss(lambda c: _simpo(c, c.settings.simpo_gamma), reference=False, beta="simpo_beta"),
     "reference_free": Loss(lambda c: _simpo(c, 0.0), reference=False, beta="simpo_beta"),
-    "cpo": Loss(_cpo, reference=False, beta="simpo_beta"),
+    "cpo": Loss(
+        lambda c: _simpo(c, 0.0), lambda s: s.cpo_alpha, reference=False, beta="simpo_beta"
+    ),
     "nca_pair": Loss(lambda c: nca_pair(c.chosen, c.rejected), at_start=2 * LN_2),
     "bco_pair": Loss(
         lambda c: bco_pair(c.chosen, c.rejected, c.beta * c.state.mean_reward), at_start=2 * LN_2

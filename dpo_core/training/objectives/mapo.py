@@ -11,11 +11,11 @@ SHARPNESS = 1000.0
 
 
 def mapo(chosen: Tensor, rejected: Tensor, weight: float) -> Tensor:
-    """Ordinary training on the chosen image, and a margin between the two; no reference.
+    """A margin between two errors, as the preference part of MaPO; no reference.
 
-    ``e_w - lambda log s(1000 (phi(e_w) - phi(e_l)))`` with ``phi(e) = x / (exp(x) - 1)``,
-    x = e / 2: Hong et al. 2024 (MaPO, arXiv:2406.06424), the diffusion form of ORPO
-    (arXiv:2403.07691).
+    ``-lambda log s(1000 (phi(e_w) - phi(e_l)))`` with ``phi(e) = x / (exp(x) - 1)``, x = e / 2:
+    Hong et al. 2024 (MaPO, arXiv:2406.06424), the diffusion form of ORPO (arXiv:2403.07691). Both
+    add e_w, ordinary training on the chosen image, to it.
 
     Args:
         chosen: e_w, shape (B,).
@@ -23,10 +23,9 @@ def mapo(chosen: Tensor, rejected: Tensor, weight: float) -> Tensor:
         weight: lambda.
 
     Returns:
-        loss per pair, shape (B,).
+        loss per pair, shape (B,). lambda ln 2 where both errors are equal.
     """
-    margin = _score(chosen) - _score(rejected)
-    return chosen - weight * logsigmoid(SHARPNESS * margin)
+    return -weight * logsigmoid(SHARPNESS * (_score(chosen) - _score(rejected)))
 
 
 def _score(error: Tensor) -> Tensor:

@@ -221,7 +221,8 @@ class Objective:
             case = Case(errors, labels, term, term.beta_at(epoch, state), state)
             value = term.weight * term._preference(case)
             preference = preference + value
-            total = total + value + term.weight * term.supervised_mix * wanted
+            supervised = term.supervised_mix + term._row.supervised(term)
+            total = total + value + term.weight * supervised * wanted
         return ObjectiveLoss(total, preference)
 
     def slopes(
