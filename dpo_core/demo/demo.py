@@ -144,10 +144,10 @@ def train_until(
         for report in train(denoiser, adapter, pairs, training, steps - made, start):
             made = report.step
             run.append_metrics(made, report.metrics)
-            progress("training", made, steps)
             ends = made == steps or stopped()
             if made % CHECKPOINT_EVERY == 0 or ends:
                 run.save_checkpoint(report.state())
+            progress("training", made, steps)
             if ends:
                 break
     return made
