@@ -19,6 +19,7 @@ from .training.noise import NoiseSettings
 from .training.objectives import FRESH, Objective, ObjectiveState
 from .training.optimizer import AdapterOptimizer, OptimizerSettings, learning_rate
 from .training.plan import BatchPlan, Epochs
+from .training.reference_cache import ReferenceCache
 
 NON_FINITE_LIMIT = 5
 FIRST_LOSS_SCALE = 2.0**12
@@ -71,6 +72,11 @@ class TrainSettings:
         if self.execution_mode not in SCHEDULES:
             found.append(
                 f"execution_mode is {self.execution_mode!r}: choose {', '.join(SCHEDULES)}."
+            )
+        if self.noise.cached_draws and self.objective.needs_change:
+            found.append(
+                f"cached_draws cannot go with loss {self.objective.loss}, which needs the "
+                "reference's whole predictions: set cached_draws to 0."
             )
         parts = (self.objective, self.noise, self.optimizer)
         return found + [problem for part in parts for problem in part.problems()]
@@ -135,6 +141,7 @@ def train(
     settings: TrainSettings,
     steps: int,
     start: TrainState | None = None,
+    cache: ReferenceCache | None = None,
 ) -> Iterator[StepReport]:
     """Trains ``adapter`` in place and yields after every step.
 
@@ -145,6 +152,7 @@ def train(
         settings: how to train.
         steps: optimiser steps to do now.
         start: go on from here, also with other pairs; None starts with the adapter as it is.
+        cache: where reference errors are kept, if the settings ask for cached draws.
 
     Raises:
         ValueError: settings out of range, or nothing here that the objective learns from.
@@ -153,7 +161,9 @@ def train(
     """
     if problems := settings.problems() or dataset.problems(settings.objective):
         raise ValueError("\n".join(problems))
-    run = _Run(denoiser, adapter, dataset, settings, start)
+    if settings.noise.cached_draws == 0:
+        cache = None
+    run = _Run(denoiser, adapter, dataset, settings, start, cache)
     return (run.step() for _ in range(steps))
 
 
@@ -165,9 +175,10 @@ class _Run:
         dataset: EncodedPairs,
         settings: TrainSettings,
         start: TrainState | None,
+        cache: ReferenceCache | None,
     ) -> None:
         self._denoiser, self._adapter = denoiser, adapter
-        self._settings = settings
+        self._settings, self._cache = settings, cache
         used = dataset.used_by(settings.objective)
         self._records = used.records
         self._epochs = _epochs(used, start)
@@ -253,13 +264,15 @@ class _Run:
                 self._records, micro_batch, self._denoiser, settings.noise,
                 settings.seed, settings.shared_noise,
             )
+            if self._step == 0 and self._cache is not None:
+                self._cache.check(batch)  # the start-up check compares with nothing else
             passes = SCHEDULES[settings.execution_mode]
             # The mean is over records of the whole step: a short batch of a small bucket must not
             # count as much as a full one.
             results.append(
                 passes(
                     self._denoiser, self._adapter, batch, settings.objective, scale / records,
-                    self._objective_state,
+                    self._objective_state, self._cache,
                 )
             )
         return results, self._optimizer.grad_norm(scale)

@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .dataset import DatasetFromLatents, EncodePairs
 from .lora import LoadLora, SaveLora
+from .noise import NoiseNode
 from .objective import ObjectiveNode
 from .optimizer import OptimizerNode
 from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
@@ -29,6 +30,7 @@ class DPOExtension(ComfyExtension):
             EncodePairs,
             DatasetFromLatents,
             ObjectiveNode,
+            NoiseNode,
             OptimizerNode,
             TrainerNode,
             TrainStepsNode,

@@ -19,6 +19,7 @@ from ..dpo_core.run import TrainSettings
 from ..dpo_core.training.adapter import AdapterSettings
 from ..dpo_core.training.dataset import EncodedPairs
 from ..dpo_core.training.four_passes import SCHEDULES
+from ..dpo_core.training.noise import NoiseSettings
 from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from ..dpo_core.training.optimizer import OptimizerSettings
 from .host.encoding import model_shaped
@@ -28,7 +29,7 @@ from .host.progress import Progress, say
 from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
-from .types import CATEGORY, Dataset, Lora, LossMap, Objective, Optimizer, Trainer
+from .types import CATEGORY, Dataset, Lora, LossMap, Noise, Objective, Optimizer, Trainer
 
 NEW_PICKS = ("continue", "start_over")
 
@@ -80,6 +81,7 @@ class TrainerNode(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                 ),
                 Objective.Input("objective", optional=True, tooltip="How picks become a loss."),
+                Noise.Input("noise", optional=True, tooltip="How noise is drawn."),
                 Optimizer.Input(
                     "optimizer", optional=True, tooltip="How gradients become changes."
                 ),
@@ -118,6 +120,7 @@ class TrainerNode(io.ComfyNode):
         seed: int,
         dataset: EncodedPairs | None = None,
         objective: ObjectiveSettings | None = None,
+        noise: NoiseSettings | None = None,
         optimizer: OptimizerSettings | None = None,
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
@@ -125,6 +128,7 @@ class TrainerNode(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
+            noise=noise or NoiseSettings(),
             optimizer=replace(optimizer or OptimizerSettings(), learning_rate=learning_rate),
             batch_size=batch_size,
             grad_accumulation_steps=grad_accumulation_steps,
@@ -275,15 +279,18 @@ def _summary(trained: Trained) -> str:
     last = done[-10:]
 
     def mean(name: str) -> float:
-        return sum(row[name] for row in last) / max(1, len(last))
+        known = [row[name] for row in last if name in row]
+        return sum(known) / max(1, len(known))
 
     verb = "found in" if trained.found else "kept in"
     line = (
         f"{counted(trained.trainer.step, 'step')}. Over the last {len(last)}: loss "
-        f"{mean('loss/dpo'):.4f}, accuracy {mean('dpo/accuracy'):.2f}, prediction changed by "
-        f"{100 * mean('prediction_change') ** 0.5:.2f} %. The run is {verb} "
-        f"{shown(trained.trainer.run.path)}."
+        f"{mean('loss/dpo'):.4f}, accuracy {mean('dpo/accuracy'):.2f}"
     )
+    # Unknown where the reference's predictions were not computed.
+    if any("prediction_change" in row for row in last):
+        line += f", prediction changed by {100 * mean('prediction_change') ** 0.5:.2f} %"
+    line += f". The run is {verb} {shown(trained.trainer.run.path)}."
     if skipped := len(trained.rows) - len(done):
         line += f" {counted(skipped, 'step')} without a finite result changed nothing."
     return line

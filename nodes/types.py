@@ -6,6 +6,7 @@ CATEGORY = "model/training/DPO"
 
 Pairs = io.Custom("DPO_PAIRS")
 Dataset = io.Custom("DPO_DATASET")
+Noise = io.Custom("DPO_NOISE")
 Objective = io.Custom("DPO_OBJECTIVE")
 Optimizer = io.Custom("DPO_OPTIMIZER")
 Trainer = io.Custom("DPO_TRAINER")

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..run import TrainState
@@ -20,6 +20,7 @@ from ..training.objectives import ObjectiveState
 from ..training.plan import Epochs
 from .atomic import write_atomically, write_tensors
 
+REFERENCE_ERRORS = "reference_errors.safetensors"
 CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
 
 
@@ -156,6 +157,26 @@ class RunFolder:
         path = self.path / "reference.safetensors"
         if not path.exists():
             write_tensors(path, reference)
+
+    def save_reference_errors(self, errors: Mapping[str, Tensor], key: str) -> None:
+        """Keeps what the reference makes of cached draws; ``key`` says of which reference."""
+        write_tensors(self.path / REFERENCE_ERRORS, errors, {"key": key})
+
+    def reference_errors(self, key: str) -> dict[str, Tensor]:
+        """What was kept under this key, here or in the run this one goes on from; else nothing."""
+        path = self.path / REFERENCE_ERRORS
+        if not path.exists():
+            if not self.content.get("continues"):
+                return {}
+            parent = RunFolder.at(self.path.parent / self.content["continues"][0])
+            return parent.reference_errors(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") != key:
+                    return {}
+                return {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError):  # damaged: it is only computed again
+            return {}
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / f"step_{step:08d}.safetensors"

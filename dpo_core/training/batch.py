@@ -9,28 +9,32 @@ import torch
 
 from .dataset import Record, labels_of
 from .denoiser import Denoiser, Rows
-from .noise import NoiseSettings, draw
+from .noise import NoiseSettings, draws
 from .objectives import Labels
 from .plan import MicroBatch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B records of G images each. Row i of every entry of ``images`` belongs to record i.
+    """B records of G images each, every image under D draws of noise.
 
     Attributes:
         images: the images' rows, for pairs the chosen and the rejected ones; under the same noise
-            if it is shared.
+            if it is shared. Rows i D to i D + D - 1 of each entry belong to record i.
         labels: what is known of the records.
         epoch: how often they have been seen before.
+        draws: D.
+        draw_keys: a name for each record under its draws.
     """
 
     images: tuple[Rows, ...]
     labels: Labels
     epoch: int = 0
+    draws: int = 1
+    draw_keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.images[0])
+        return len(self.images[0]) // self.draws
 
 
 def gather(
@@ -51,24 +55,29 @@ def gather(
 
     def rows(image: int) -> Rows:
         side = _side(0 if shared_noise else image)
-        latents = [record.latents[image] for record in chosen]
-        draws = [
-            draw(
+        drawn = [
+            (record, one)
+            for record in chosen
+            for one in draws(
                 noise, denoiser.default_sigmas, seed, record.key, micro_batch.visit, side,
-                latent.shape,
+                record.latents[image].shape,
             )
-            for record, latent in zip(chosen, latents, strict=True)
         ]
-        percent = torch.tensor([d.percent for d in draws], dtype=torch.float64)
+        percent = torch.tensor([one.percent for _, one in drawn], dtype=torch.float64)
         return Rows(
-            torch.stack(latents),
-            tuple(record.conditioning for record in chosen),
+            torch.stack([record.latents[image] for record, _ in drawn]),
+            tuple(record.conditioning for record, _ in drawn),
             denoiser.sigma(percent),
-            torch.stack([d.noise for d in draws]),
+            torch.stack([one.noise for _, one in drawn]),
         )
 
-    images = tuple(rows(image) for image in range(len(chosen[0].latents)))
-    return Batch(images, labels_of(chosen), micro_batch.visit)
+    return Batch(
+        tuple(rows(image) for image in range(len(chosen[0].latents))),
+        labels_of(chosen),
+        micro_batch.visit,
+        noise.draws_per_pair,
+        tuple(f"{record.key}:{noise.slot(micro_batch.visit)}" for record in chosen),
+    )
 
 
 def _side(image: int) -> str:

@@ -12,12 +12,13 @@ policy_concurrent  2 F reference, 2 F policy, 2 B              both images
 full_concurrent    1 F reference, 1 F + 1 B policy, of 2 rows  both images, in one batch
 =================  ==========================================  ==========================
 
-An objective that compares with no reference runs no reference pass.
+An objective that compares with no reference runs no reference pass, and neither does a batch
+whose reference errors are in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import NamedTuple, Protocol
@@ -37,6 +38,7 @@ from .objectives import (
     Slopes,
 )
 from .objectives.safeguard import safeguard
+from .reference_cache import ReferenceCache
 
 
 class Policy(Protocol):
@@ -67,14 +69,32 @@ class PassResult(NamedTuple):
 
 
 class _Scored(NamedTuple):
+    """Of R images under D draws each: errors (R,), residuals (R, D, ...), powers (R,)."""
+
     error: Tensor
     residual: Tensor
     power: Tensor
 
 
-def _score(denoiser: Denoiser, rows: Rows) -> _Scored:
+class _Reference(NamedTuple):
+    """Of G images of B records.
+
+    Attributes:
+        error: shape (G, B).
+        residuals: of every image; None where only the errors were kept.
+        power: mean over the images, shape (B,); None likewise.
+    """
+
+    error: Tensor
+    residuals: Sequence[Tensor] | None = None
+    power: Tensor | None = None
+
+
+def _score(denoiser: Denoiser, rows: Rows, draws: int) -> _Scored:
     residual, power = denoiser.predict(rows)
-    return _Scored(_mean_square(residual), residual, power)
+    # An image's error is the mean over its draws: to everything after, they are one more dimension.
+    residual = residual.unflatten(0, (-1, draws))
+    return _Scored(_mean_square(residual), residual, power.unflatten(0, (-1, draws)).mean(1))
 
 
 def sequential(
@@ -84,6 +104,7 @@ def sequential(
     objective: Objective,
     scale: float,
     state: ObjectiveState = FRESH,
+    cache: ReferenceCache | None = None,
 ) -> PassResult:
     """Score first, then backward image by image: the peak is one ordinary LoRA step.
 
@@ -99,17 +120,18 @@ def sequential(
         objective: the loss.
         scale: factor on the summed loss's gradients.
         state: what the objective remembers of the steps before.
+        cache: reference errors known already; those computed are added.
     """
-    reference = _reference_one_by_one(denoiser, policy, batch, objective)
+    reference = _reference(denoiser, policy, batch, objective, cache)
     with torch.no_grad():
-        others = [_score(denoiser, rows) for rows in batch.images[1:]]
-    scored = [_score(denoiser, batch.images[0]), *others]
+        others = _one_by_one(denoiser, batch, range(1, len(batch.images)))
+    scored = [*_one_by_one(denoiser, batch, range(1)), *others]
     result, slopes = _weigh(scored, reference, batch, objective, state)
     _backward(scored[:1], reference, slopes, scale)
     del scored  # the last hold of the first graph
     for image in range(1, len(batch.images)):
         # Not named, so that it is gone before the next image's.
-        _backward([_score(denoiser, batch.images[image])], reference, slopes, scale, image)
+        _backward(_one_by_one(denoiser, batch, [image]), reference, slopes, scale, image)
     return result
 
 
@@ -120,10 +142,11 @@ def policy_concurrent(
     objective: Objective,
     scale: float,
     state: ObjectiveState = FRESH,
+    cache: ReferenceCache | None = None,
 ) -> PassResult:
     """All policy graphs are kept until one backward: no pass is repeated. See `sequential`."""
-    reference = _reference_one_by_one(denoiser, policy, batch, objective)
-    scored = [_score(denoiser, rows) for rows in batch.images]
+    reference = _reference(denoiser, policy, batch, objective, cache)
+    scored = _one_by_one(denoiser, batch, range(len(batch.images)))
     result, slopes = _weigh(scored, reference, batch, objective, state)
     _backward(scored, reference, slopes, scale)
     return result
@@ -136,22 +159,19 @@ def full_concurrent(
     objective: Objective,
     scale: float,
     state: ObjectiveState = FRESH,
+    cache: ReferenceCache | None = None,
 ) -> PassResult:
     """All images of B records as one batch of G B rows, reference first. See `sequential`."""
-    rows = reduce(Rows.joined, batch.images)
-    images = len(batch.images)
-    reference = None
-    if objective.needs_reference:
-        with torch.no_grad(), policy.reference():
-            reference = _parts(_score(denoiser, rows), images)
-    scored = _parts(_score(denoiser, rows), images)
+    reference = _reference(denoiser, policy, batch, objective, cache, together=True)
+    scored = _together(denoiser, batch)
     result, slopes = _weigh(scored, reference, batch, objective, state)
     _backward(scored, reference, slopes, scale)
     return result
 
 
 Schedule = Callable[
-    [Denoiser, Policy, Batch, Objective, float, ObjectiveState], PassResult
+    [Denoiser, Policy, Batch, Objective, float, ObjectiveState, ReferenceCache | None],
+    PassResult,
 ]
 
 SCHEDULES: dict[str, Schedule] = {
@@ -161,22 +181,42 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def _reference_one_by_one(
-    denoiser: Denoiser, policy: Policy, batch: Batch, objective: Objective
-) -> list[_Scored] | None:
+def _reference(
+    denoiser: Denoiser,
+    policy: Policy,
+    batch: Batch,
+    objective: Objective,
+    cache: ReferenceCache | None,
+    together: bool = False,
+) -> _Reference | None:
     if not objective.needs_reference:
         return None
+    if cache is not None and (known := cache.known(batch)) is not None:
+        return _Reference(known)
     with torch.no_grad(), policy.reference():
-        return [_score(denoiser, rows) for rows in batch.images]
+        images = range(len(batch.images))
+        scored = _together(denoiser, batch) if together else _one_by_one(denoiser, batch, images)
+    error = torch.stack([one.error for one in scored])
+    if cache is not None:
+        cache.learn(batch, error)
+    power = torch.stack([one.power for one in scored]).mean(0)
+    return _Reference(error, [one.residual for one in scored], power)
 
 
-def _parts(scored: _Scored, images: int) -> list[_Scored]:
-    return [_Scored(*part) for part in zip(*(t.chunk(images) for t in scored), strict=True)]
+def _one_by_one(denoiser: Denoiser, batch: Batch, images: Iterable[int]) -> list[_Scored]:
+    return [_score(denoiser, batch.images[image], batch.draws) for image in images]
+
+
+def _together(denoiser: Denoiser, batch: Batch) -> list[_Scored]:
+    """All images in one call."""
+    scored = _score(denoiser, reduce(Rows.joined, batch.images), batch.draws)
+    parts = (tensor.chunk(len(batch.images)) for tensor in scored)
+    return [_Scored(*part) for part in zip(*parts, strict=True)]
 
 
 def _weigh(
     scored: Sequence[_Scored],
-    reference: Sequence[_Scored] | None,
+    reference: _Reference | None,
     batch: Batch,
     objective: Objective,
     state: ObjectiveState,
@@ -191,24 +231,30 @@ def _weigh(
         )
         slopes = Slopes(torch.stack([chosen, held * rejected]), slopes.change)
     nothing = torch.full_like(errors.chosen, torch.nan)
-    power = nothing if reference is None else torch.stack([one.power for one in reference]).mean(0)
+    power = nothing if reference is None or reference.power is None else reference.power
     change = nothing if errors.change is None else errors.change.mean(0)
     logit = objective.beta_at(batch.epoch, state) * errors.margin
     return PassResult(errors, batch.labels, losses, logit, change, power), slopes
 
 
-def _errors(scored: Sequence[_Scored], reference: Sequence[_Scored] | None) -> Errors:
+def _errors(scored: Sequence[_Scored], reference: _Reference | None) -> Errors:
     policy = torch.stack([one.error.detach() for one in scored])
     if reference is None:
         return Errors(policy)
+    known = reference.error.to(policy.dtype).to(policy.device)
+    if reference.residuals is None:
+        return Errors(policy, known)
     with torch.no_grad():
-        change = [_change(one, other) for one, other in zip(scored, reference, strict=True)]
-    return Errors(policy, torch.stack([one.error for one in reference]), torch.stack(change))
+        change = [
+            _change(one, residual)
+            for one, residual in zip(scored, reference.residuals, strict=True)
+        ]
+    return Errors(policy, known, torch.stack(change))
 
 
 def _backward(
     scored: Sequence[_Scored],
-    reference: Sequence[_Scored] | None,
+    reference: _Reference | None,
     slopes: Slopes,
     scale: float,
     first: int = 0,
@@ -216,16 +262,16 @@ def _backward(
     """Backward through the graphs of images ``first``, ``first + 1``, ..."""
     outputs = [one.error for one in scored]
     weights = [slopes.policy[first + i] * scale for i in range(len(scored))]
-    if slopes.change is not None and reference is not None:
+    if slopes.change is not None and reference is not None and reference.residuals is not None:
         for i, one in enumerate(scored):
-            outputs.append(_change(one, reference[first + i]))
+            outputs.append(_change(one, reference.residuals[first + i]))
             weights.append(slopes.change[first + i] * scale)
     torch.autograd.backward(outputs, weights)
 
 
-def _change(policy: _Scored, reference: _Scored) -> Tensor:
+def _change(policy: _Scored, reference_residual: Tensor) -> Tensor:
     # The target cancels: residuals differ exactly by the predictions' difference.
-    return _mean_square(policy.residual - reference.residual)
+    return _mean_square(policy.residual - reference_residual)
 
 
 def _mean_square(values: Tensor) -> Tensor:

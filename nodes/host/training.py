@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
-from ...dpo_core.saving.run_folder import RunFolder, runs_like
+from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
 from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
+from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .folders import runs_folder
 from .identity import model_identity
@@ -287,12 +289,53 @@ def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepRe
     with training_session(trained):
         denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
         steps = target - trainer.step
-        for report in train(
-            denoiser, trained.adapter, trainer.dataset, trainer.settings, steps, trainer.state()
-        ):
-            reports[:] = [report]
-            trainer.run.append_metrics(report.step, report.metrics)
-            progress.step(progress.total - (target - report.step), report.metrics)
+        with _reference_cache(trainer, denoiser.half_precision, progress) as cache:
+            for report in train(
+                denoiser, trained.adapter, trainer.dataset, trainer.settings, steps,
+                trainer.state(), cache,
+            ):
+                reports[:] = [report]
+                trainer.run.append_metrics(report.step, report.metrics)
+                progress.step(progress.total - (target - report.step), report.metrics)
+
+
+@contextmanager
+def _reference_cache(
+    trainer: Trainer, half_precision: bool, progress: Progress
+) -> Iterator[ReferenceCache | None]:
+    """What the run knows of its reference; kept with it when training ends, however it ends."""
+    if trainer.settings.noise.cached_draws == 0:
+        yield None
+        return
+    cache, key = ReferenceCache(2e-2 if half_precision else 1e-4), _reference_key(trainer)
+    cache.load(trainer.run.reference_errors(key))
+    try:
+        yield cache
+    finally:
+        if cache.discarded:
+            progress.say(
+                "the reference errors kept with this run were of another model: computed again",
+                log=True,
+            )
+        try:
+            trainer.run.save_reference_errors(cache.state(), key)
+        except OSError as error:  # no loss: they are computed again
+            progress.say(f"the reference errors could not be kept: {error}", log=True)
+
+
+def _reference_key(trainer: Trainer) -> str:
+    """All that the reference's error under a draw depends on, besides the record itself."""
+    settings, existing, patcher = trainer.settings, trainer.origin.existing, trainer.patcher
+    return run_id({
+        "version": VERSION,
+        "base": trainer.run.content["base"],
+        "reference": None if existing is None else _digest(existing),
+        "noise": asdict(settings.noise),
+        "shared": settings.shared_noise,
+        "seed": settings.seed,
+        # LoRAs of the model are rounded where they are baked in, and not where it is partly loaded.
+        "patches": patcher.lowvram_patch_counter() if patcher.patches else 0,
+    })
 
 
 def _reason(error: Exception, began: bool) -> str:

@@ -63,6 +63,13 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "label_smoothing": ("FLOAT", 0.0),
         "supervised_mix": ("FLOAT", 0.0),
     },
+    "DPONoise": {
+        "sigmas": ("COMBO", "auto"),
+        "low": ("FLOAT", 0.0),
+        "high": ("FLOAT", 1.0),
+        "draws_per_pair": ("INT", 1),
+        "cached_draws": ("INT", 0),
+    },
     "DPOOptimizer": {
         "optimizer": ("COMBO", "adamw"),
         "schedule": ("COMBO", "constant"),
@@ -87,6 +94,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "gradient_checkpointing": ("BOOLEAN", True),
         "seed": ("INT", 0),
         "objective": ("DPO_OBJECTIVE", None),
+        "noise": ("DPO_NOISE", None),
         "optimizer": ("DPO_OPTIMIZER", None),
         "existing_lora": ("LORA_MODEL", None),
         "continue_from": ("DPO_TRAINER", None),
@@ -116,6 +124,7 @@ OUTPUTS = {
     "DPOEncodePairs": [("dataset", "DPO_DATASET")],
     "DPODatasetFromLatents": [("dataset", "DPO_DATASET")],
     "DPOObjective": [("objective", "DPO_OBJECTIVE")],
+    "DPONoise": [("noise", "DPO_NOISE")],
     "DPOOptimizer": [("optimizer", "DPO_OPTIMIZER")],
     "DPOTrainer": [("trainer", "DPO_TRAINER")],
     "DPOTrainSteps": [

@@ -278,3 +278,29 @@ def test_an_optimizer_that_cannot_work_is_named_with_everything_else(
     result = comfy_server.queue(prompt)
     assert result.status == "error"
     assert "prodigyopt" in result.error or "use 1" in result.error
+
+
+def test_cached_draws_are_kept_with_the_run_and_used_when_it_goes_on(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    def prompt(steps: int, draws: int) -> Prompt:
+        made = training(sd15_checkpoint.name, "parts", steps, noise=["noise", 0], seed=23)
+        made["noise"] = node(
+            "DPONoise", sigmas="stratified", low=0.0, high=1.0, draws_per_pair=1,
+            cached_draws=draws,
+        )  # fmt: skip
+        return made
+
+    first = comfy_server.queue(prompt(4, 2))  # four pairs: one visit
+    assert first.error == ""
+    run = run_of(comfy_server, first)
+    kept = load_file(run / "reference_errors.safetensors")
+    assert len(kept) == 4 and all(errors.shape == (2,) for errors in kept.values())
+    assert comfy_server.queue(prompt(12, 2)).error == ""
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").open()]
+    # Where both passes of the reference are saved, how far predictions moved is not known.
+    computed = ["prediction_change" in row for row in rows]
+    assert computed[:8] == [True] * 8 and computed[8:].count(True) <= 1
+    assert all("rho" in row and "dpo/accuracy" in row for row in rows)
+    later = load_file(run / "reference_errors.safetensors")
+    assert len(later) == 8 and all(torch.equal(later[name], kept[name]) for name in kept)

@@ -231,3 +231,20 @@ def test_the_history_of_a_run_begins_with_the_runs_it_goes_on_from(tmp_path: Pat
     gone = opened(tmp_path, continues=["0" * 20, 7])
     gone.append_metrics(8, {})
     assert gone.history(8) == [{"step": 8}]
+
+
+def test_reference_errors_are_those_of_their_key_and_found_in_the_run_before(
+    tmp_path: Path,
+) -> None:
+    first = opened(tmp_path)
+    second = opened(tmp_path, pairs="q", continues=[first.id, 2])
+    errors = {"a:0": torch.tensor([0.1, 0.2]), "b:1": torch.tensor([0.3, 0.4])}
+    assert second.reference_errors("k") == {}
+    first.save_reference_errors(errors, "k")
+    for run in (first, second):
+        found = run.reference_errors("k")
+        assert found.keys() == errors.keys()
+        assert all(torch.equal(found[name], errors[name]) for name in errors)
+        assert run.reference_errors("other") == {}
+    (first.path / "reference_errors.safetensors").write_bytes(b"torn")
+    assert second.reference_errors("k") == {}

@@ -7,7 +7,7 @@ from toykit.pairs import toy_pairs
 from dpo_core.training.batch import Batch
 from dpo_core.training.batch import gather as gather_batch
 from dpo_core.training.dataset import EncodedPairs
-from dpo_core.training.noise import NoiseSettings, draw
+from dpo_core.training.noise import NoiseSettings, draws
 from dpo_core.training.plan import MicroBatch
 
 PAIRS = toy_pairs(4, chosen_probability=0.75)
@@ -70,7 +70,7 @@ def test_each_visit_and_each_seed_brings_new_noise() -> None:
 
 def test_sigma_is_the_models_own_schedule_at_the_drawn_position() -> None:
     batch = gather(1, visit=5)
-    expected = draw(NoiseSettings(), "uniform", 0, PAIRS[1].key, 5, "pair", (2, 4, 4))
+    (expected,) = draws(NoiseSettings(), "uniform", 0, PAIRS[1].key, 5, "pair", (2, 4, 4))
     # The toy's schedule falls linearly from 1 at position 0.
     assert batch.images[0].sigma.item() == torch.tensor(1 - expected.percent).float().item()
     assert torch.equal(batch.images[0].noise[0], expected.noise)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import fmean, pstdev
+from statistics import NormalDist, fmean, pstdev
 from typing import Any
 
 import pytest
 import torch
 
-from dpo_core.training.noise import Draw, NoiseSettings, draw
+from dpo_core.training.noise import Draw, NoiseSettings, draws
 
 SHAPE = (2, 4, 4)
 UNIFORM = NoiseSettings("uniform")
@@ -22,7 +22,8 @@ def a_draw(
     visit: int = 0,
     side: str = "pair",
 ) -> Draw:
-    return draw(settings, default, seed, key, visit, side, SHAPE)
+    (one,) = draws(settings, default, seed, key, visit, side, SHAPE)
+    return one
 
 
 def same(one: Draw, other: Draw) -> bool:
@@ -71,7 +72,7 @@ def test_noise_is_standard_normal_over_many_draws() -> None:
 
 def percents(settings: NoiseSettings, default: str = "uniform", count: int = 4000) -> list[float]:
     return [
-        draw(settings, default, 0, str(i), 0, "pair", (1,)).percent for i in range(count)
+        draws(settings, default, 0, str(i), 0, "pair", (1,))[0].percent for i in range(count)
     ]
 
 
@@ -129,3 +130,53 @@ def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
     for low, high in ((-0.1, 1.0), (0.5, 0.5), (0.6, 0.4), (0.0, 1.1), (float("nan"), 1.0)):
         (problem,) = replace(good, low=low, high=high).problems()
         assert str(low) in problem and str(high) in problem
+
+
+@pytest.mark.parametrize("default", ["uniform", "logit_normal"])
+def test_stratified_visits_every_eighth_of_the_models_distribution_in_turn(default: str) -> None:
+    def eighth(percent: float) -> int:
+        if default == "uniform":
+            return int(8 * percent)
+        return int(8 * NormalDist().cdf(math.log(percent / (1 - percent))))
+
+    settings = NoiseSettings("stratified")
+    orders = set()
+    for first in (0, 8, 16):
+        visited = [
+            eighth(a_draw(settings, default, visit=first + i).percent) for i in range(8)
+        ]
+        assert sorted(visited) == list(range(8))
+        orders.add(tuple(visited))
+    assert len(orders) == 3  # shuffled anew each time
+    other = [eighth(a_draw(settings, default, key="b", visit=i).percent) for i in range(8)]
+    assert tuple(other) not in orders
+
+
+def test_cached_draws_come_again_and_are_spread_out() -> None:
+    settings = NoiseSettings("uniform", cached_draws=4)
+    found = [a_draw(settings, visit=visit) for visit in range(8)]
+    assert all(same(one, again) for one, again in zip(found[:4], found[4:], strict=True))
+    assert sorted(int(4 * one.percent) for one in found[:4]) == [0, 1, 2, 3]
+
+
+def test_several_draws_of_a_visit_are_those_of_as_many_visits() -> None:
+    one = NoiseSettings("stratified")
+    three = replace(one, draws_per_pair=3)
+    visits = [a_draw(one, visit=visit) for visit in range(6)]
+    found = [
+        each for visit in range(2) for each in draws(three, "uniform", 0, "a", visit, "pair", SHAPE)
+    ]
+    assert all(same(a, b) for a, b in zip(found, visits, strict=True))
+
+
+def test_bad_numbers_of_draws_are_named() -> None:
+    good = NoiseSettings(draws_per_pair=3, cached_draws=9)
+    assert good.problems() == []
+    for wrong, name in (
+        ({"draws_per_pair": 0}, "draws_per_pair"),
+        ({"draws_per_pair": 65}, "draws_per_pair"),
+        ({"cached_draws": -3}, "cached_draws"),
+        ({"cached_draws": 8}, "cached_draws"),
+    ):
+        (problem,) = replace(good, **wrong).problems()
+        assert name in problem
