@@ -158,6 +158,7 @@ def test_a_vae_changed_in_place_or_copied_does_not_share(
         if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size != (1, 1)
     )
     for name, value in (
+        ("groups", 2),
         ("padding_mode", "circular"),
         ("_conv_forward", lambda *args: torch.nn.functional.conv2d(*args, padding=1)),
     ):

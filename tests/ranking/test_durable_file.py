@@ -55,8 +55,10 @@ def test_if_one_fails_none_appears_and_nothing_is_left(
         time.sleep(0.1)
         file.write(b"x")
 
+    files = {tmp_path / "a": fail, **{tmp_path / f"b{i}": write_slowly for i in range(6)}}
     with pytest.raises(OSError, match="No space"):
-        write_durably({tmp_path / "a": fail, tmp_path / "b": write_slowly}, pool)
+        write_durably(files, pool)
+    pool.shutdown()  # more of them than threads: the last would begin after the first has failed
     assert list(tmp_path.iterdir()) == []
 
 
