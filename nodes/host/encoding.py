@@ -64,7 +64,9 @@ def encode_pairs(
     return EncodedPairs(
         tuple(
             replace(
-                encoded_pair(*pictures.pair(pair), prompts[pair.prompt]),
+                encoded_pair(
+                    *pictures.together((pair.chosen, pair.rejected)), prompts[pair.prompt]
+                ),
                 prompt=pair.prompt,
                 chosen_probability=pair.chosen_probability,
                 group=pair.group,
@@ -116,18 +118,21 @@ class _PictureEncoder:
         self._state = vae_state(vae)
         self._encoded: dict[str, Tensor] = {}
 
-    def pair(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        chosen, rejected = (self._known(one) for one in (pair.chosen, pair.rejected))
-        # Never one side as it was sampled and the other as it was encoded again: the difference
-        # between the two would be learnt as a preference.
-        if chosen is None or rejected is None:
-            chosen, rejected = self._encode(pair.chosen), self._encode(pair.rejected)
-        self._progress()
-        self._progress()
-        return chosen, rejected
+    def together(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """Pictures that are compared: all as they were sampled, or all as they are encoded.
 
-    def _known(self, picture: Picture) -> Tensor | None:
-        return usable_latent(picture, self._vae, self._size(picture))
+        Else the difference between the two would be learnt as a preference.
+        """
+        latents = []
+        for picture in pictures:
+            known = usable_latent(picture, self._vae, self._size(picture))
+            if known is None:
+                latents = [self._encode(one) for one in pictures]
+                break
+            latents.append(known)
+        for _ in pictures:
+            self._progress()
+        return latents
 
     def _encode(self, picture: Picture) -> Tensor:
         if picture.digest not in self._encoded:
