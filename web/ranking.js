@@ -86,12 +86,14 @@ class NodeRanking {
   showKnown() {
     const [fresh] = outputsOf(this.node)?.dpo_set ?? [];
     const known = fresh ?? this.node.properties?.[SHOWN] ?? this.value;
+    this.readSettings();
     if (isReference(known)) this.ranking.board.show(known);
     else this.ranking.board.clear();
   }
 
   /** Images of a run. */
   arrive(reference) {
+    this.readSettings();
     if (isReference(reference)) this.ranking.arrive(reference);
   }
 
@@ -120,7 +122,7 @@ class NodeRanking {
     take(widget.value);
   }
 
-  /** The node's other widgets have their values by now. */
+  /** Not all that changes the node's other widgets calls them. */
   readSettings() {
     const valueOf = (name) => this.node.widgets?.find((one) => one.name === name)?.value;
     this.ranking.board.setMode(valueOf("mode"));

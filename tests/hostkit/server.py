@@ -124,9 +124,12 @@ class ComfyServer:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start the process and wait until it answers; also after `stop`, on the same folders."""
-        self.port = _free_port()
+    def start(self, port: int | None = None) -> None:
+        """Start the process and wait until it answers; also after `stop`, on the same folders.
+
+        On a free port, unless one is given.
+        """
+        self.port = _free_port() if port is None else port
         command = [
             sys.executable,
             str(self.checkout / "main.py"),

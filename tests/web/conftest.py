@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hostkit import checkout
 from webkit import browser
-from webkit.front_end import CANVAS_MODES, FrontEnd
+from webkit.front_end import CANVAS_MODES, FrontEnd, front_end_arguments
 
 if TYPE_CHECKING:
     from hostkit.server import ComfyServer
@@ -31,7 +31,8 @@ def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer
     from hostkit.server import ComfyServer
     from hostkit.tiny_models import write_sd15_checkpoint
 
-    server = ComfyServer(found, tmp_path_factory.mktemp("comfyui"), PACK)
+    folder = tmp_path_factory.mktemp("comfyui")
+    server = ComfyServer(found, folder, PACK, front_end_arguments())
     folder = server.base_dir / "models" / "checkpoints"
     write_sd15_checkpoint(folder).rename(folder / CHECKPOINT)
     with server:
@@ -45,22 +46,34 @@ def tabs(web_server: ComfyServer) -> Iterator[BrowserContext]:
         yield context
 
 
-@pytest.fixture(params=CANVAS_MODES)
+@pytest.fixture(scope="session", params=CANVAS_MODES)
 def canvas_mode(request: pytest.FixtureRequest) -> str:
-    """Each way of drawing nodes in turn."""
+    """Each way of drawing nodes in turn, for all tests."""
     return str(request.param)
 
 
-@pytest.fixture
-def front_end(
+@pytest.fixture(scope="session")
+def opened(
     web_server: ComfyServer, tabs: BrowserContext, canvas_mode: str
 ) -> Iterator[FrontEnd]:
-    """ComfyUI's page in a new tab, ready for use."""
+    """ComfyUI's page in a tab, which the tests of one way of drawing share."""
     page = tabs.new_page()
     shown = FrontEnd(page, web_server, canvas_mode)
     shown.open()
     yield shown
     page.close()
+
+
+@pytest.fixture
+def front_end(opened: FrontEnd, request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
+    """ComfyUI's page without nodes, ready for use."""
+    opened.begin()
+    failed = request.session.testsfailed
+    yield opened
+    opened.page.unroute_all()
+    if request.session.testsfailed > failed:
+        # Nobody knows what a test that failed has left behind.
+        opened.open()
 
 
 class _SkippedModule(pytest.Module):

@@ -22,14 +22,33 @@ CANVAS_MODES = ("classic", "nodes2")
 SCREENSHOTS = "DPO_SCREENSHOTS"
 """The environment variable that names a folder for pictures of what the tests saw."""
 
+FRONT_END = "DPO_FRONT_END"
+"""The environment variable that names another front end than the one ComfyUI pins.
+
+The folder `static` of an unpacked comfyui_frontend_package.
+"""
+
 # The page asks for files that a person may have, and its first workflow for models elsewhere.
 _USUAL = ("404 (Not Found)", "Content Security Policy")
 
 _FORGET = """async () => {
     localStorage.clear(); sessionStorage.clear();
     for (const { name } of await indexedDB.databases()) indexedDB.deleteDatabase(name) }"""
+_LISTEN = """async () => {
+    if (window.dpoEnded) return;
+    window.dpoEnded = {};
+    const { api } = await import('/scripts/api.js');
+    for (const name of ['success', 'error', 'interrupted'])
+        api.addEventListener(`execution_${name}`, ({ detail }) => {
+            window.dpoEnded[detail.prompt_id] = true }) }"""
 _READY = """() => window.app?.rootGraph && window.app.canvas && window.app.extensionManager
     && !document.querySelector('.p-progressspinner')"""
+
+
+def front_end_arguments() -> list[str]:
+    """What tells ComfyUI which front end to serve."""
+    folder = os.environ.get(FRONT_END)
+    return ["--front-end-root", folder] if folder else []
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,26 @@ class FrontEnd:
         assert self.server.post("/settings", settings).status == 200
         self.page.goto(f"{self.server.url}/system_stats")
         self.page.evaluate(_FORGET)
+        self.visit()
+
+    def visit(self) -> None:
+        """Load the page as it is set."""
         self.page.goto(self.server.url)
         self._wait_until_ready()
+
+    def begin(self) -> None:
+        """Remove what the test before has left: nodes, pointer, errors."""
+        self.page.mouse.move(2, 500)
+        self.page.evaluate("() => app.clean()")
+        self.clear()
+        self.errors.clear()
+
+    def theme(self, name: str) -> None:
+        """Change to the theme dark or light."""
+        self.page.evaluate(
+            "name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", name
+        )
+        self.page.wait_for_timeout(300)
 
     def reload(self) -> None:
         """What F5 does."""
@@ -95,7 +132,7 @@ class FrontEnd:
     def _wait_until_ready(self) -> None:
         self.page.wait_for_function(_READY)
         self.page.wait_for_function("() => window.app.rootGraph.nodes.length > 0")
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(300)
         self.page.keyboard.press("Escape")
         self.errors.clear()
 
@@ -114,8 +151,10 @@ class FrontEnd:
         self.page.wait_for_timeout(500)
 
     def clear(self) -> None:
-        """Remove all nodes."""
-        self.page.evaluate("() => app.rootGraph.clear()")
+        """Remove all nodes, and what the page knows of them: the next ones get the same numbers."""
+        self.page.evaluate(
+            "() => { app.rootGraph.clear(); app.rootGraph.id = crypto.randomUUID() }"
+        )
 
     def add(self, node_type: str, x: float = 0, y: float = 0) -> Node:
         """Add a node at a place of the graph, in graph units."""
@@ -160,6 +199,7 @@ class FrontEnd:
 
     def queue(self) -> str:
         """Press Run; returns the id of the prompt."""
+        self.page.evaluate(_LISTEN)
         button = self.page.get_by_test_id("queue-button")
         with self.page.expect_response(lambda r: r.url.endswith("/api/prompt")) as response:
             button.click()
@@ -180,8 +220,8 @@ class FrontEnd:
                 if line and line not in texts[node.id]:
                     texts[node.id].append(line)
             entry = self.server.get(f"/history/{prompt_id}").json().get(prompt_id)
-            if entry is not None:
-                self.page.wait_for_timeout(1000)
+            if entry is not None and self.page.evaluate("id => dpoEnded[id]", prompt_id):
+                self.page.wait_for_timeout(200)
                 status = entry["status"]
                 errors = [d for name, d in status["messages"] if name == "execution_error"]
                 message = errors[0]["exception_message"] if errors else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from webkit.node import Node
-from webkit.pictures import write_batch
+from webkit.pictures import landscape, write_batch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -68,6 +68,10 @@ class Ranking:
     def wait_for_saved(self) -> None:
         self._saved_line(re.compile("^Saved$")).wait_for()
 
+    def wait_for_nothing_to_save(self) -> None:
+        """As `wait_for_saved`, also where no choice is left."""
+        self.panel.locator(".dpo-save[data-state=saved]").wait_for(state="attached")
+
     def wait_for_not_saved(self, choices: str) -> None:
         self._saved_line(re.compile(f"^{choices} not saved: .")).wait_for()
 
@@ -83,9 +87,29 @@ class Ranking:
             arg=self.panel.element_handle(),
         )
 
+    def wait_for_another_set(self, set_id: str) -> None:
+        """Wait until another set than this one is on display, drawn."""
+        self.page.wait_for_function(
+            "([id, old]) => app.rootGraph.getNodeById(id).properties.dpo_set.set_id !== old",
+            arg=[self.node.id, set_id],
+        )
+        self.tiles.first.wait_for()
+        self.wait_for_pictures()
+
+    def unsaved_votes(self) -> int:
+        """How many choices are kept by the browser, not being on the disk yet."""
+        return int(self.page.evaluate(
+            "() => Object.keys(localStorage).filter(k => k.startsWith('dpo.unsaved.')).length"
+        ))
+
+    def outline(self) -> str:
+        """The style of the outline around what has the focus."""
+        found = self.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+        return str(found)
+
     def badges(self) -> list[str]:
         """The pair badge of each picture, empty where there is none."""
-        return [one.inner_text() for one in self.tiles.locator(".dpo-badge").all()]
+        return [str(one) for one in self.tiles.locator(".dpo-badge").all_text_contents()]
 
     def value(self) -> dict[str, Any]:
         found: dict[str, Any] = self.node.value("ranking")
@@ -108,7 +132,8 @@ class Ranking:
 
     def ids(self) -> list[str]:
         """Image ids in the order they are shown."""
-        return [str(one.get_attribute("data-image")) for one in self.tiles.all()]
+        found = self.tiles.evaluate_all("all => all.map(e => e.dataset.image)")
+        return [str(one) for one in found]
 
 
 def add_ranking(
@@ -120,23 +145,85 @@ def add_ranking(
     **settings: Any,
 ) -> Ranking:
     """A node that ranks `count` landscapes, next to the one that loads them."""
-    name = f"{session}-{first}.png"
-    write_batch(front_end.server.base_dir / "input" / name, count, size, first)
-    below = 900 * len(front_end.nodes("DPORankImages"))
-    load = front_end.add("LoadImage", x=-400, y=below)
-    rank = front_end.add("DPORankImages", y=below)
-    values = {"session": session, "prompt": "hills at dusk", **settings}
-    load.evaluate(
-        """(node, [file, target]) => {
-            node.widgets.find(w => w.name === 'image').value = file;
-            node.connect(0, app.rootGraph.getNodeById(target), 0) }""",
-        [name, rank.id],
+    load = front_end.add("LoadImage", x=-400, y=_below(front_end))
+    load_batch(front_end, load, session, count, size, first)
+    return _ranking_of(front_end, load, session, settings)
+
+
+def load_batch(
+    front_end: FrontEnd,
+    load: Node,
+    name: str,
+    count: int,
+    size: tuple[int, int] = (96, 96),
+    first: int = 0,
+) -> None:
+    """Let a LoadImage node give `count` landscapes, others for another `first`."""
+    file = f"{name}-{first}.png"
+    write_batch(front_end.server.base_dir / "input" / file, count, size, first)
+    fill_in(load, image=file)
+
+
+def add_mixed_ranking(
+    front_end: FrontEnd, session: str, sizes: list[tuple[int, int]], **settings: Any
+) -> Ranking:
+    """A node that ranks a list of landscapes, one of each size."""
+    folder = front_end.server.base_dir / "input" / session
+    folder.mkdir()
+    for i, size in enumerate(sizes):
+        landscape(i, *size).save(folder / f"{i}.png")
+    load = front_end.add("LoadImageDataSetFromFolder", x=-400, y=_below(front_end))
+    fill_in(load, folder=session)
+    return _ranking_of(front_end, load, session, settings)
+
+
+def _below(front_end: FrontEnd) -> float:
+    return 900 * len(front_end.nodes("DPORankImages"))
+
+
+def _ranking_of(
+    front_end: FrontEnd, load: Node, session: str, settings: dict[str, Any]
+) -> Ranking:
+    rank = front_end.add("DPORankImages", y=_below(front_end))
+    connect(load, 0, rank, "images")
+    fill_in(rank, **{"session": session, "prompt": "hills at dusk", **settings})
+    return Ranking(front_end, rank.id)
+
+
+def add_training(front_end: FrontEnd, ranking: Ranking, checkpoint: str) -> Node:
+    """The nodes that train one step on the pairs of a ranking; returns the one that does."""
+    loader = front_end.add("CheckpointLoaderSimple", x=600)
+    fill_in(loader, ckpt_name=checkpoint)
+    encode = front_end.add("DPOEncodePairs", x=1000)
+    trainer = front_end.add("DPOTrainer", x=1400)
+    fill_in(trainer, grad_accumulation_steps=1)
+    steps = front_end.add("DPOTrainSteps", x=1800)
+    fill_in(steps, steps=1, min_pairs=1)
+    connect(ranking.node, 0, encode, "pairs")
+    connect(loader, 2, encode, "vae")
+    connect(loader, 1, encode, "clip")
+    connect(loader, 0, trainer, "model")
+    connect(encode, 0, trainer, "dataset")
+    connect(trainer, 0, steps, "trainer")
+    return steps
+
+
+def connect(source: Node, output: int, target: Node, name: str) -> None:
+    """Link an output to the input of that name."""
+    source.evaluate(
+        """(node, [output, id, name]) => {
+            const target = app.rootGraph.getNodeById(id);
+            node.connect(output, target, target.findInputSlot(name)) }""",
+        [output, target.id, name],
     )
-    rank.evaluate(
+
+
+def fill_in(node: Node, **values: Any) -> None:
+    """Give widgets their values at once."""
+    node.evaluate(
         """(node, values) => {
             for (const [name, value] of Object.entries(values)) {
                 const widget = node.widgets.find(w => w.name === name);
                 widget.value = value; widget.callback?.(value) } }""",
         values,
     )
-    return Ranking(front_end, rank.id)

@@ -232,7 +232,7 @@ export class Board {
   }
 
   showNextUnranked() {
-    const next = this.nextUnranked;
+    const next = this.newer ?? this.nextUnranked;
     if (next) this.show(next);
   }
 

@@ -49,7 +49,8 @@ export class SideBySideView {
       ["T", "a tie"],
       ["B", "both are bad"],
       ["↓", "skip"],
-      ["+ − 0", "zoom both; drag to pan"],
+      ["+ − 0", "zoom both, whole images"],
+    ["Shift + arrows", "move in both when zoomed, as dragging does"],
       ["Enter", "in the standings: pick two images to swap them"],
       ["G", "one more match"],
     ];
@@ -132,7 +133,7 @@ export class SideBySideView {
         arrowdown: "skip",
         t: "tie",
         b: "both_bad",
-      }[key];
+      }[event.shiftKey ? "" : key];
       if (!result) return this.frames.onKey(event);
       // A key held down would decide matches nobody has seen.
       if (!event.repeat) this.board.choose(result);

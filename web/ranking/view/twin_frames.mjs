@@ -5,6 +5,8 @@ import { button, el, setHidden, setText } from "./element.mjs";
 
 const STEP = 1.25;
 const CLICK_MOVES = 5;
+/** Of a frame's side, with each key. */
+const KEY_PAN = 0.15;
 
 export class TwinFrames {
   /** @param {(side: "left"|"right") => void} onChoose a click on a picture */
@@ -52,7 +54,15 @@ export class TwinFrames {
     if (factor) this._zoomBy(factor);
     else if (event.key === "0") this._setView(FIT);
     else if (event.key === "1") this._pixels();
-    else return false;
+    else return event.shiftKey && this._panByKey(event.key);
+    return true;
+  }
+
+  _panByKey(key) {
+    const [dx, dy] = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[key] ?? [];
+    if (dx === undefined) return false;
+    const [frame] = this.frames;
+    this.panBy(frame, dx * KEY_PAN * frame.place.width, dy * KEY_PAN * frame.place.height);
     return true;
   }
 
