@@ -13,7 +13,7 @@ from torch import Tensor
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.training.dataset import EncodedPairs
 from .host.conditioning import Conditioning, conditioning_problems, plain_conditioning
-from .host.encoding import encode_pairs, encoded_pair
+from .host.encoding import encode_pairs, encoded_pair, encoding_work
 from .types import CATEGORY, Dataset, Pairs
 
 
@@ -27,7 +27,11 @@ class EncodePairs(io.ComfyNode):
             description="Turns images into latents and prompts into conditioning, once, before "
             "training.",
             inputs=[
-                Pairs.Input("pairs", tooltip="Chosen and rejected images with their prompts."),
+                Pairs.Input(
+                    "pairs",
+                    tooltip="Chosen and rejected images with their prompts, and single images that "
+                    "are liked or disliked.",
+                ),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the model."),
                 io.Float.Input(
@@ -41,20 +45,31 @@ class EncodePairs(io.ComfyNode):
                     tooltip="For models that have guidance built in, such as Flux: what you "
                     "generate with. Other models ignore it.",
                 ),
+                io.Boolean.Input(
+                    "groups", default=False, optional=True,
+                    tooltip="Also encodes every image of whole rankings, for an objective that "
+                    "learns from those (dgpo). Pairs and single liked or disliked images are "
+                    "always encoded.",
+                ),
             ],
             outputs=[Dataset.Output(display_name="dataset")],
         )
 
     @classmethod
     def execute(
-        cls, pairs: PairSet, vae: Any, clip: Any, megapixels: float, guidance: float
+        cls,
+        pairs: PairSet,
+        vae: Any,
+        clip: Any,
+        megapixels: float,
+        guidance: float,
+        groups: bool = False,
     ) -> io.NodeOutput:
-        prompts = len({pair.prompt for pair in pairs})
-        bar = comfy.utils.ProgressBar(prompts + 2 * len(pairs))
+        bar = comfy.utils.ProgressBar(encoding_work(pairs, groups))
         # Outside inference mode, so that what is encoded can be trained with.
         with torch.inference_mode(False), torch.no_grad():
             dataset = encode_pairs(
-                list(pairs), vae, clip, megapixels, guidance, lambda: bar.update(1)
+                pairs, vae, clip, megapixels, guidance, groups, lambda: bar.update(1)
             )
         return io.NodeOutput(replace(dataset, lineage=pairs.lineage))
 

@@ -142,7 +142,7 @@ class TrainerNode(io.ComfyNode):
             with _noted(problems):
                 origin, said = _origin(model, existing_lora, continue_from)
             with _noted(problems):
-                shaped = _shaped(dataset, model)
+                shaped = _shaped(dataset, model, settings.objective)
             if problems:
                 raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
             if continue_from is not None:
@@ -153,11 +153,11 @@ class TrainerNode(io.ComfyNode):
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
-        said.append(f"{counted(len(shaped), 'pair')}, run {trainer.run.id}")
+        said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
-        if held_out := (0 if dataset is None else len(dataset)) - len(shaped):
-            said.append(f"{held_out} pairs are kept for validation and not trained on")
+        if held_out := _held_out(dataset, settings.objective):
+            said.append(f"kept for validation and not trained on: {held_out}")
         say("\n".join(said), cls.hidden.unique_id)
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
 
@@ -203,8 +203,9 @@ class TrainStepsNode(io.ComfyNode):
         if problems := [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]:
             raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
         progress = Progress(steps, cls.hidden.unique_id)
-        if len(trainer.dataset) < min_pairs:
-            line = f"{len(trainer.dataset)} of {min_pairs} pairs so far: not training yet."
+        if len(trainer.dataset.records) < min_pairs:
+            wanted = counted(min_pairs, trainer.dataset.noun)
+            line = f"{len(trainer.dataset.records)} of {wanted} so far: not training yet."
             progress.say(line, log=True)
             return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
         trained = train_steps(trainer, steps, progress)
@@ -236,11 +237,28 @@ def _noted(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def _shaped(dataset: EncodedPairs | None, model: Any) -> EncodedPairs:
+def _shaped(
+    dataset: EncodedPairs | None, model: Any, objective: ObjectiveSettings
+) -> EncodedPairs:
+    """What the objective learns from, as the model takes it."""
     if dataset is None:
         raise ValueError("No dataset is connected: connect the pairs to learn from.")
+    if objective.problems():
+        return dataset  # what it learns from cannot be told
+    training = dataset.training()
+    if problems := training.problems(objective):
+        raise ValueError(" ".join(problems))
     name = type(model.model.model_config).__name__
-    return model_shaped(dataset.training(), model.get_model_object("latent_format"), name)
+    used = training.used_by(objective)
+    return model_shaped(used, model.get_model_object("latent_format"), name)
+
+
+def _held_out(dataset: EncodedPairs | None, objective: ObjectiveSettings) -> str:
+    """How many records, in words; empty for none."""
+    if dataset is None:
+        return ""
+    held_out = dataset.held_out().used_by(objective)
+    return held_out.counted if held_out.records else ""
 
 
 def _origin(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..pairs.record import counted
 from .denoiser import Denoiser
 from .objectives import Labels, Objective
 from .objectives.kto import kto_weights
@@ -145,11 +146,18 @@ class EncodedPairs:
 
     def training(self) -> EncodedPairs:
         """Without what its source keeps for validation."""
+        return self._part(held_out=False)
+
+    def held_out(self) -> EncodedPairs:
+        """What its source keeps for validation."""
+        return self._part(held_out=True)
+
+    def _part(self, held_out: bool) -> EncodedPairs:
         return replace(
             self,
-            pairs=tuple(one for one in self.pairs if not one.held_out),
-            labelled=tuple(one for one in self.labelled if not one.held_out),
-            groups=tuple(one for one in self.groups if not one.held_out),
+            pairs=tuple(one for one in self.pairs if one.held_out is held_out),
+            labelled=tuple(one for one in self.labelled if one.held_out is held_out),
+            groups=tuple(one for one in self.groups if one.held_out is held_out),
         )
 
     def used_by(self, objective: Objective) -> EncodedPairs:
@@ -170,6 +178,16 @@ class EncodedPairs:
     def records(self) -> Sequence[Record]:
         """The records, where they are all of one kind."""
         return self.pairs or self.labelled or self.groups
+
+    @property
+    def counted(self) -> str:
+        """How many :attr:`records` there are, in words."""
+        return counted(len(self.records), self.noun)
+
+    @property
+    def noun(self) -> str:
+        """What people call one of the :attr:`records`."""
+        return "ranked group" if self.groups else "single image" if self.labelled else "pair"
 
     def problems(self, objective: Objective) -> list[str]:
         """Why ``objective`` cannot learn from this, each with its fix; empty if it can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -12,8 +13,14 @@ import node_helpers
 import torch
 from torch import Tensor
 
-from ...dpo_core.pairs.record import Pair, Picture
-from ...dpo_core.training.dataset import EncodedPair, EncodedPairs, tensor_digest
+from ...dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture, RankedGroup
+from ...dpo_core.training.dataset import (
+    EncodedGroup,
+    EncodedImage,
+    EncodedPair,
+    EncodedPairs,
+    tensor_digest,
+)
 from .conditioning import (
     Conditioning,
     conditioning_digest,
@@ -29,52 +36,119 @@ ENCODED = EncodingCache(LIMIT_BYTES)
 
 
 def encode_pairs(
-    pairs: Sequence[Pair],
+    records: PairSet,
     vae: Any,
     clip: Any,
     megapixels: float,
     guidance: float,
+    groups: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> EncodedPairs:
-    """Every pair as latents and conditioning.
+    """Every pair and every single image as latents and conditioning; ranked groups if asked for.
 
     Args:
-        pairs: pictures and prompts.
+        records: pictures and prompts.
         vae: the host's VAE.
         clip: the host's text encoder.
-        megapixels: both images of a pair are scaled to this area, in 1024 x 1024 pixels; 0 keeps
+        megapixels: all images of a record are scaled to this area, in 1024 x 1024 pixels; 0 keeps
             their size.
         guidance: for models that embed it; others ignore it.
-        progress: called after every image and every prompt.
+        groups: whether ranked groups are encoded, too; of a group, the images of one size.
+        progress: called after every image and every prompt, :func:`encoding_work` times.
 
     What this VAE and this text encoder have encoded before is taken from memory. Pictures whose
     latents are known are not encoded at all, where `usable_latent` allows it.
 
     Raises:
-        ValueError: the images of a pair differ in size.
+        ValueError: the images of a pair differ in size, or there is nothing to encode.
     """
-    if not pairs:
-        raise ValueError("There are no pairs to encode.")
+    ranked = records.groups if groups else ()
+    if not (records.pairs or records.labelled or ranked):
+        raise ValueError(
+            "There are no pairs to encode, only rankings: turn groups on to learn from those, "
+            "with loss dgpo." if records.groups else "There are no pairs to encode."
+        )
     prompts: dict[str, Conditioning] = {}
     state = clip_state(clip)
-    for prompt in dict.fromkeys(pair.prompt for pair in pairs):
+    for prompt in _prompts(records, groups):
         prompts[prompt] = _cached_prompt(clip, state, prompt, guidance)
         progress()
     pictures = _PictureEncoder(vae, megapixels, progress)
+    thumbs = pictures.together([one.picture for one in records.labelled])
     return EncodedPairs(
         tuple(
-            replace(
-                encoded_pair(
-                    *pictures.together((pair.chosen, pair.rejected)), prompts[pair.prompt]
-                ),
-                prompt=pair.prompt,
-                chosen_probability=pair.chosen_probability,
-                group=pair.group,
-                held_out=pair.split == "val",
-            )
-            for pair in pairs
-        )
+            _encoded_pair(one, pictures.together((one.chosen, one.rejected)), prompts[one.prompt])
+            for one in records.pairs
+        ),
+        tuple(
+            _encoded_image(one, latent, prompts[one.prompt])
+            for one, latent in zip(records.labelled, thumbs, strict=True)
+        ),
+        tuple(
+            group
+            for one in ranked
+            for group in _encoded_group(one, pictures.together(one.pictures), prompts[one.prompt])
+        ),
     )
+
+
+def encoding_work(records: PairSet, groups: bool) -> int:
+    """How many prompts and images :func:`encode_pairs` has to encode at most."""
+    images = 2 * len(records.pairs) + len(records.labelled)
+    if groups:
+        images += sum(len(one.pictures) for one in records.groups)
+    return len(_prompts(records, groups)) + images
+
+
+def _prompts(records: PairSet, groups: bool) -> list[str]:
+    found = [pair.prompt for pair in records.pairs] + [one.prompt for one in records.labelled]
+    if groups:
+        found += [group.prompt for group in records.groups]
+    return list(dict.fromkeys(found))
+
+
+def _encoded_pair(pair: Pair, latents: Sequence[Tensor], prompt: Conditioning) -> EncodedPair:
+    chosen, rejected = latents
+    return replace(
+        encoded_pair(chosen, rejected, prompt),
+        prompt=pair.prompt,
+        chosen_probability=pair.chosen_probability,
+        group=pair.group,
+        held_out=pair.split == "val",
+        rating_gap=pair.rating_gap,
+    )
+
+
+def _encoded_image(one: LabelledImage, latent: Tensor, prompt: Conditioning) -> EncodedImage:
+    plain = _plain(latent)
+    return EncodedImage(
+        plain, prompt, _key(prompt, plain), one.liked, one.prompt, one.group, one.split == "val"
+    )
+
+
+def _encoded_group(
+    one: RankedGroup, latents: Sequence[Tensor], prompt: Conditioning
+) -> list[EncodedGroup]:
+    """The group of those images that have the most common size; none if that is only one."""
+    (shape, count), *_ = Counter(tuple(latent.shape) for latent in latents).most_common(1)
+    if count < 2:
+        return []
+    kept = [i for i, latent in enumerate(latents) if tuple(latent.shape) == shape]
+    plain = tuple(_plain(latents[i]) for i in kept)
+    ratings = tuple(one.ratings[i] for i in kept)
+    if ratings[0] == ratings[-1]:
+        return []
+    return [
+        EncodedGroup(
+            plain, ratings, prompt, _key(prompt, *plain), one.prompt, one.group,
+            one.split == "val",
+        )
+    ]
+
+
+def _key(conditioning: Conditioning, *latents: Tensor) -> str:
+    content = f"{tensor_digest(*latents)}{conditioning_digest(conditioning)}"
+    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def encoded_pair(chosen: Tensor, rejected: Tensor, conditioning: Conditioning) -> EncodedPair:
@@ -89,9 +163,7 @@ def encoded_pair(chosen: Tensor, rejected: Tensor, conditioning: Conditioning) -
             f"{tuple(rejected.shape)}. Both sides must have the same size; nothing is resized."
         )
     chosen, rejected = _plain(chosen), _plain(rejected)
-    content = f"{tensor_digest(chosen, rejected)}{conditioning_digest(conditioning)}"
-    key = blake2b(content.encode(), digest_size=16).hexdigest()
-    return EncodedPair(chosen, rejected, conditioning, key)
+    return EncodedPair(chosen, rejected, conditioning, _key(conditioning, chosen, rejected))
 
 
 def encode_prompt(clip: Any, prompt: str, guidance: float) -> Conditioning:
@@ -192,24 +264,35 @@ def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> 
         ValueError: latents made for another kind of model.
     """
     dimensions = latent_format.latent_dimensions + 2
+    channels = latent_format.latent_channels
     wrong = set()
-    shaped = []
-    for pair in dataset:
-        latents = [pair.chosen, pair.rejected]
-        if dimensions == 5:  # an image is a clip of one frame
-            latents = [x.unsqueeze(1) if x.ndim == 3 else x for x in latents]
-        channels = latent_format.latent_channels
-        if latents[0].ndim != dimensions - 1 or latents[0].shape[0] != channels:
-            wrong.add(tuple(pair.chosen.shape))
-        shaped.append(replace(pair, chosen=latents[0], rejected=latents[1]))
+
+    def shaped(latent: Tensor) -> Tensor:
+        frame = dimensions == 5 and latent.ndim == 3  # an image is a clip of one frame
+        fitting = latent.unsqueeze(1) if frame else latent
+        if fitting.ndim != dimensions - 1 or fitting.shape[0] != channels:
+            wrong.add(tuple(latent.shape))
+        return fitting
+
+    found = replace(
+        dataset,
+        pairs=tuple(
+            replace(pair, chosen=shaped(pair.chosen), rejected=shaped(pair.rejected))
+            for pair in dataset.pairs
+        ),
+        labelled=tuple(replace(one, latent=shaped(one.latent)) for one in dataset.labelled),
+        groups=tuple(
+            replace(group, latents=tuple(map(shaped, group.latents))) for group in dataset.groups
+        ),
+    )
     if wrong:
         raise ValueError(
             f"The pairs were encoded for another kind of model: latents of shape "
             f"{', '.join(map(str, sorted(wrong)))}, while {model_name} takes "
-            f"{latent_format.latent_channels} channels. Encode them with the VAE that belongs to "
+            f"{channels} channels. Encode them with the VAE that belongs to "
             "the model."
         )
-    return replace(dataset, pairs=tuple(shaped))
+    return found
 
 
 def _plain(latent: Tensor) -> Tensor:

@@ -245,7 +245,7 @@ def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dic
         settings=asdict(trainer.settings) | {"run": trainer.run.id},
         metrics=rows[-1] if rows else {},
         steps=trainer.step,
-        pairs=len(trainer.dataset),
+        pairs=len(trainer.dataset.records),
     )
 
 

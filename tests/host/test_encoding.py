@@ -45,7 +45,8 @@ class Models:
 
     def encode(self, *pairs: Any, megapixels: float = 0.0, guidance: float = 3.5) -> Any:
         with torch.inference_mode(False), torch.no_grad():
-            return encoding.encode_pairs(pairs, self.vae, self.clip, megapixels, guidance)
+            records = record.PairSet(pairs)
+            return encoding.encode_pairs(records, self.vae, self.clip, megapixels, guidance)
 
     def counted(self) -> tuple[int, int]:
         """Prompts and images encoded since the last time."""
