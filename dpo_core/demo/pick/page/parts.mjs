@@ -28,6 +28,7 @@ export class Turner {
     this._onAllDone = onAllDone;
     this._closed = new Set();
     this._ids = [];
+    this._waiting = null;
   }
 
   attach(widget) {
@@ -52,6 +53,14 @@ export class Turner {
       else if (id !== this.current || !this.widget.board.isDone) this._closed.delete(id);
     }
     if (!this._ids.includes(this.current)) this.show(this.next ?? this._ids[0]);
+    else if (this._waiting === this.current) this.goOn();
+  }
+
+  /** To the next open set, as soon as there is one. */
+  goOn() {
+    const { next } = this;
+    this._waiting = next ? null : this.current;
+    this.show(next);
   }
 
   get next() {
@@ -62,6 +71,7 @@ export class Turner {
 
   show(id) {
     if (!id) return;
+    this._waiting = null;
     this.widget.board.show({ session: this.session, set_id: id });
     this._onShown();
   }
@@ -76,13 +86,10 @@ export class Turner {
     if (was || !board.isDone) return;
     // The person sees what was chosen, and can take it back, before it goes.
     clearTimeout(this._timer);
-    this._timer = setTimeout(() => this._goOn(id), 550);
-  }
-
-  _goOn(id) {
-    if (id !== this.current || !this.widget.board.isDone) return;
-    const { next } = this;
-    if (next) this.show(next);
-    else this._onAllDone();
+    this._timer = setTimeout(() => {
+      if (id !== this.current || !board.isDone) return;
+      this.goOn();
+      if (this._waiting) this._onAllDone();
+    }, 550);
   }
 }

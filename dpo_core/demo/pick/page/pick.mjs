@@ -35,24 +35,25 @@ class Page {
     this._problem = document.getElementById("problem");
     this._places = document.getElementById("places");
     this._refused = "";
+    this._asked = 0;
   }
 
   /** Asks for a work to begin; what refuses it is said. */
   async ask(path) {
     const { status, body } = await http.post(path, {});
     this._refused = status === 200 ? "" : (body?.error ?? "");
-    if (status === 200) this._show(body);
-    else await this.refresh();
+    await this.refresh();
     return status === 200;
   }
 
   async refresh() {
     clearTimeout(this._timer);
+    const number = ++this._asked;
     const { status, body } = await http.get("/demo/state");
+    if (number !== this._asked) return; // a later one is on its way
     setHidden(this._gone, status === 200);
     if (status === 200) this._show(body);
     const seconds = this.state?.job ? BUSY_SECONDS : IDLE_SECONDS;
-    clearTimeout(this._timer);
     this._timer = setTimeout(() => this.refresh(), 1000 * seconds);
   }
 

@@ -18,7 +18,7 @@ export class RankView {
     this._go = go;
     this._turner = new Turner(
       () => this._state && this._showGroups(this._state),
-      () => this._trainButton.focus(),
+      () => this._allDone(),
     );
     const words = {
       empty: "The model is drawing the first pictures…",
@@ -78,7 +78,15 @@ export class RankView {
   }
 
   async _more() {
-    if (await this._go.ask("/demo/more")) this.enter();
+    if (!(await this._go.ask("/demo/more"))) return;
+    this._turner.goOn();
+    this.enter();
+  }
+
+  // Some may still be drawn: they come by themselves.
+  _allDone() {
+    const { groups, wanted } = this._state;
+    if (groups.length === wanted) this._trainButton.focus();
   }
 
   _setMode(mode) {

@@ -8,7 +8,7 @@ const [WIDTH, HEIGHT, EDGE] = [300, 100, 8];
 
 export class TrainView {
   constructor(go) {
-    this._title = el("h2", { role: "status" });
+    this._title = el("h2");
     this._bar = el("progress", {});
     this._bar.setAttribute("aria-label", "Training");
     this._said = el("p", { className: "dim" });
@@ -50,7 +50,7 @@ export class TrainView {
 }
 
 function titleOf({ job, steps }) {
-  if (job?.stage === "training") return `Training: step ${job.done || steps.done} of ${steps.aim}`;
+  if (job?.stage === "training" && job.total) return `Training: step ${job.done} of ${job.total}`;
   if (job) return `${job.stage[0].toUpperCase()}${job.stage.slice(1)}…`;
   if (steps.done < steps.aim) return `Stopped at step ${steps.done} of ${steps.aim}`;
   return steps.done ? `Trained ${counted(steps.done, "step")}` : "Nothing is trained yet";
