@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from .evaluation.metrics import NAMES, step_metrics
+from .evaluation.validation import (
+    Validation,
+    ValidationSettings,
+    ValidationState,
+    best_so_far,
+    patience,
+)
 from .training.adapter import Adapter
 from .training.batch import gather
 from .training.dataset import EncodedPairs, buckets
@@ -38,6 +46,7 @@ class TrainSettings:
 
     objective: Objective = field(default_factory=Objective)
     noise: NoiseSettings = field(default_factory=NoiseSettings)
+    validation: ValidationSettings | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     batch_size: int = 1
@@ -78,7 +87,9 @@ class TrainSettings:
                 f"cached_draws cannot go with loss {self.objective.loss}, which needs the "
                 "reference's whole predictions: set cached_draws to 0."
             )
-        parts = (self.objective, self.noise, self.optimizer)
+        parts = [self.objective, self.noise, self.optimizer]
+        if self.validation is not None:
+            parts.append(self.validation)
         return found + [problem for part in parts for problem in part.problems()]
 
 
@@ -97,6 +108,8 @@ class TrainState:
         objective: what the objective remembers of the steps done.
         average: running mean of the adapter's parameters, CPU; empty if none is kept.
         algorithm: of the optimiser; another one begins with an empty memory.
+        validation: what validation remembers.
+        best: the parameters that did best in validation, CPU; empty if they are not asked for.
     """
 
     step: int
@@ -109,11 +122,18 @@ class TrainState:
     objective: ObjectiveState = FRESH
     average: Mapping[str, Tensor] = field(default_factory=dict)
     algorithm: str = "adamw"
+    validation: ValidationState = field(default_factory=ValidationState)
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> Mapping[str, Tensor]:
+        """The parameters as they are now: the running mean where one is kept."""
+        return self.average or self.adapter
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """The parameters that make the LoRA: the running mean where one is kept."""
-        return self.average or self.adapter
+        """The parameters that make the LoRA."""
+        return self.best or self.latest
 
 
 @dataclass(frozen=True)
@@ -126,12 +146,14 @@ class StepReport:
         state: takes a :class:`TrainState`; valid until the next step is asked for, and after an
             exception, when it still gives this step's.
         skipped: True if the step was not applied, its gradients not being finite.
+        stopped: True if validation has ended the training early; no step follows.
     """
 
     step: int
     metrics: dict[str, float]
     state: Callable[[], TrainState]
     skipped: bool = False
+    stopped: bool = False
 
 
 def train(
@@ -142,8 +164,11 @@ def train(
     steps: int,
     start: TrainState | None = None,
     cache: ReferenceCache | None = None,
+    held_out: EncodedPairs | None = None,
 ) -> Iterator[StepReport]:
     """Trains ``adapter`` in place and yields after every step.
+
+    Where the settings ask for validation at the start, its report comes first, as step 0.
 
     Args:
         denoiser: the model.
@@ -153,6 +178,7 @@ def train(
         steps: optimiser steps to do now.
         start: go on from here, also with other pairs; None starts with the adapter as it is.
         cache: where reference errors are kept, if the settings ask for cached draws.
+        held_out: what to validate on, if the settings ask for it.
 
     Raises:
         ValueError: settings out of range, or nothing here that the objective learns from.
@@ -163,8 +189,7 @@ def train(
         raise ValueError("\n".join(problems))
     if settings.noise.cached_draws == 0:
         cache = None
-    run = _Run(denoiser, adapter, dataset, settings, start, cache)
-    return (run.step() for _ in range(steps))
+    return _Run(denoiser, adapter, dataset, settings, start, cache, held_out).reports(steps)
 
 
 class _Run:
@@ -176,6 +201,7 @@ class _Run:
         settings: TrainSettings,
         start: TrainState | None,
         cache: ReferenceCache | None,
+        held_out: EncodedPairs | None,
     ) -> None:
         self._denoiser, self._adapter = denoiser, adapter
         self._settings, self._cache = settings, cache
@@ -195,6 +221,9 @@ class _Run:
             if settings.optimizer.ema > 0
             else None
         )
+        self._validation = self._validating(held_out)
+        self._validated = _validated(held_out, settings, start, used.digest)
+        self._best = dict(start.best) if start and self._validated.best_step >= 0 else {}
         self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
         self._loss_scale = FIRST_LOSS_SCALE if start is None else start.loss_scale
         self._objective_state = FRESH if start is None else start.objective
@@ -205,7 +234,7 @@ class _Run:
                 self._optimizer.load(start.optimizer)
             if self._average is not None:
                 # A run that kept no mean so far begins it where it stands.
-                self._average.load(start.weights)
+                self._average.load(start.latest)
 
     def state(self) -> TrainState:
         return TrainState(
@@ -219,7 +248,17 @@ class _Run:
             self._objective_state,
             {} if self._average is None else self._average.state(),
             self._settings.optimizer.algorithm,
+            self._validated,
+            dict(self._best),
         )
+
+    def reports(self, steps: int) -> Iterator[StepReport]:
+        if self._step == 0 and self._validation_is_due():
+            yield StepReport(0, self._validate(), self.state)
+        for _ in range(steps):
+            if self._validated.stopped:
+                return
+            yield self.step()
 
     def step(self) -> StepReport:
         results, grad_norm = self._accumulate()
@@ -249,7 +288,44 @@ class _Run:
         values["epoch"] = self._plan.epoch_of(self._step)
         values["rho"] = float("nan") if self._rho is None else self._rho
         self._step += 1
-        return StepReport(self._step, values, self.state, skipped)
+        if self._validation_is_due():
+            values |= self._validate()
+        return StepReport(self._step, values, self.state, skipped, self._validated.stopped)
+
+    def _validating(self, held_out: EncodedPairs | None) -> Validation | None:
+        settings = self._settings
+        if settings.validation is None or held_out is None:
+            return None
+        validation = Validation(
+            self._denoiser,
+            self._adapter,
+            held_out,
+            settings.objective,
+            settings.validation,
+            settings.noise,
+            settings.seed,
+            settings.batch_size,
+            settings.batch_size * settings.grad_accumulation_steps,
+            settings.execution_mode == "full_concurrent",
+        )
+        return validation if len(validation) else None
+
+    def _validation_is_due(self) -> bool:
+        settings = self._settings.validation
+        return self._validation is not None and settings is not None and settings.is_due(self._step)
+
+    def _validate(self) -> dict[str, float]:
+        """Measures the LoRA as it would be saved now, and remembers how it did."""
+        settings = self._settings.validation
+        assert self._validation is not None and settings is not None
+        with nullcontext() if self._average is None else self._average.applied():
+            epoch = int(self._plan.epoch_of(self._step))
+            metrics = self._validation.measure(epoch, self._objective_state)
+            self._validated = patience(self._validated, metrics, settings)
+            best = best_so_far(self._validated, metrics, self._step)
+            if settings.save_best and best is not self._validated:
+                self._validated, self._best = best, self._adapter.snapshot()
+        return metrics
 
     def _accumulate(self) -> tuple[list[PassResult], Tensor]:
         """Adds up the gradients of one step's micro-batches, weighted by their records."""
@@ -329,6 +405,18 @@ class _Run:
                 f"With beta 0 the preference loss must be {expected:.4f}, but it is {raw:.4f}: "
                 "a fault in this pack. The LoRA of the step before is kept."
             )
+
+
+def _validated(
+    held_out: EncodedPairs | None, settings: TrainSettings, start: TrainState | None, dataset: str
+) -> ValidationState:
+    """What was found on these very pairs before; nothing, if others are validated on now."""
+    digest = "" if held_out is None else held_out.used_by(settings.objective).digest
+    if start is None or start.validation.held_out != digest:
+        return ValidationState(digest)
+    if start.epochs.dataset != dataset:  # new pairs to learn from are a new chance
+        return replace(start.validation, stalled=0, stopped=False)
+    return start.validation
 
 
 def _epochs(dataset: EncodedPairs, start: TrainState | None) -> Epochs:

@@ -13,6 +13,7 @@ from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
 from .ranking import ExportPairFolder, LoadLabelledFolder, LoadPreferences, RankImages
 from .routes import register_routes
 from .trainer import TrainerNode, TrainStepsNode
+from .validation import ValidationNode
 
 register_routes()
 
@@ -32,6 +33,7 @@ class DPOExtension(ComfyExtension):
             ObjectiveNode,
             NoiseNode,
             OptimizerNode,
+            ValidationNode,
             TrainerNode,
             TrainStepsNode,
             LoadLora,

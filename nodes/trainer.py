@@ -14,6 +14,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..dpo_core.evaluation.chart import draw_chart
+from ..dpo_core.evaluation.validation import ValidationSettings, advice, split
 from ..dpo_core.pairs.record import counted
 from ..dpo_core.run import TrainSettings
 from ..dpo_core.training.adapter import AdapterSettings
@@ -29,7 +30,17 @@ from .host.progress import Progress, say
 from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
-from .types import CATEGORY, Dataset, Lora, LossMap, Noise, Objective, Optimizer, Trainer
+from .types import (
+    CATEGORY,
+    Dataset,
+    Lora,
+    LossMap,
+    Noise,
+    Objective,
+    Optimizer,
+    Trainer,
+    Validation,
+)
 
 NEW_PICKS = ("continue", "start_over")
 
@@ -85,6 +96,10 @@ class TrainerNode(io.ComfyNode):
                 Optimizer.Input(
                     "optimizer", optional=True, tooltip="How gradients become changes."
                 ),
+                Validation.Input(
+                    "validation", optional=True,
+                    tooltip="Tries the LoRA on prompts kept out of training.",
+                ),
                 Lora.Input(
                     "existing_lora", optional=True,
                     tooltip="A LoRA to refine. It is the reference that training is held to, and "
@@ -122,6 +137,7 @@ class TrainerNode(io.ComfyNode):
         objective: ObjectiveSettings | None = None,
         noise: NoiseSettings | None = None,
         optimizer: OptimizerSettings | None = None,
+        validation: ValidationSettings | None = None,
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
         new_picks: str = NEW_PICKS[0],
@@ -129,6 +145,7 @@ class TrainerNode(io.ComfyNode):
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
             noise=noise or NoiseSettings(),
+            validation=validation,
             optimizer=replace(optimizer or OptimizerSettings(), learning_rate=learning_rate),
             batch_size=batch_size,
             grad_accumulation_steps=grad_accumulation_steps,
@@ -142,22 +159,21 @@ class TrainerNode(io.ComfyNode):
             with _noted(problems):
                 origin, said = _origin(model, existing_lora, continue_from)
             with _noted(problems):
-                shaped = _shaped(dataset, model, settings.objective)
+                shaped, held_out = _shaped(dataset, model, settings)
             if problems:
                 raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
             if continue_from is not None:
                 adapter = continue_from.adapter
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin,
-                start_over=new_picks == "start_over",
+                held_out, start_over=new_picks == "start_over",
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
         said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
-        if held_out := _held_out(dataset, settings.objective):
-            said.append(f"kept for validation and not trained on: {held_out}")
+        said += _about_validation(shaped, held_out, settings)
         say("\n".join(said), cls.hidden.unique_id)
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
 
@@ -238,27 +254,41 @@ def _noted(problems: list[str]) -> Iterator[None]:
 
 
 def _shaped(
-    dataset: EncodedPairs | None, model: Any, objective: ObjectiveSettings
-) -> EncodedPairs:
-    """What the objective learns from, as the model takes it."""
+    dataset: EncodedPairs | None, model: Any, settings: TrainSettings
+) -> tuple[EncodedPairs, EncodedPairs]:
+    """What the objective learns from and is tried on, as the model takes it."""
     if dataset is None:
         raise ValueError("No dataset is connected: connect the pairs to learn from.")
-    if objective.problems():
-        return dataset  # what it learns from cannot be told
-    training = dataset.training()
-    if problems := training.problems(objective):
+    objective, validation = settings.objective, settings.validation
+    if objective.problems() or (validation is not None and validation.problems()):
+        return dataset, dataset  # what it learns from cannot be told
+    # Split before the objective makes single images of pairs, whose prompts must stay together.
+    parts = (
+        (dataset.training(), dataset.held_out())
+        if validation is None
+        else split(dataset, validation)
+    )
+    training, held_out = (part.used_by(objective) for part in parts)
+    growing = bool(dataset.lineage) and not training.records  # the first choices are yet to come
+    if (problems := parts[0].problems(objective)) and not growing:
         raise ValueError(" ".join(problems))
     name = type(model.model.model_config).__name__
-    used = training.used_by(objective)
-    return model_shaped(used, model.get_model_object("latent_format"), name)
+    latent_format = model.get_model_object("latent_format")
+    return (
+        model_shaped(training, latent_format, name),
+        model_shaped(held_out, latent_format, name),
+    )
 
 
-def _held_out(dataset: EncodedPairs | None, objective: ObjectiveSettings) -> str:
-    """How many records, in words; empty for none."""
-    if dataset is None:
-        return ""
-    held_out = dataset.held_out().used_by(objective)
-    return held_out.counted if held_out.records else ""
+def _about_validation(
+    training: EncodedPairs, held_out: EncodedPairs, settings: TrainSettings
+) -> list[str]:
+    if settings.validation is None:
+        if not held_out.records:
+            return []
+        return [f"kept for validation and not trained on: {held_out.counted}"]
+    said = [f"validation on {held_out.counted}"] if held_out.records else []
+    return said + ([told] if (told := advice(training, held_out)) else [])
 
 
 def _origin(
@@ -309,8 +339,27 @@ def _summary(trained: Trained) -> str:
     if any("prediction_change" in row for row in last):
         line += f", prediction changed by {100 * mean('prediction_change') ** 0.5:.2f} %"
     line += f". The run is {verb} {shown(trained.trainer.run.path)}."
-    if skipped := len(trained.rows) - len(done):
+    line += _validated(trained)
+    if skipped := sum(row["step"] > 0 for row in trained.rows) - len(done):
         line += f" {counted(skipped, 'step')} without a finite result changed nothing."
+    return line
+
+
+def _validated(trained: Trained) -> str:
+    """How the LoRA did on pairs it does not learn from."""
+    rows = [row for row in trained.rows if "dpo/val_accuracy" in row]
+    if not rows:
+        return ""
+    state = trained.validation
+    saved = next((row for row in rows if row["step"] == state.best_step), rows[-1])
+    low, high = saved["dpo/val_accuracy_low"], saved["dpo/val_accuracy_high"]
+    line = (
+        f" In validation at step {saved['step']:g} it preferred your choice in "
+        f"{saved['dpo/val_accuracy']:.0%} of pairs ({low:.0%} to {high:.0%})"
+    )
+    line += "; this is the LoRA given." if state.best_step >= 0 else "."
+    if state.stopped:
+        line += f" Training stopped early: {state.stalled} validations without progress."
     return line
 
 

@@ -10,6 +10,7 @@ Noise = io.Custom("DPO_NOISE")
 Objective = io.Custom("DPO_OBJECTIVE")
 Optimizer = io.Custom("DPO_OPTIMIZER")
 Trainer = io.Custom("DPO_TRAINER")
+Validation = io.Custom("DPO_VALIDATION")
 Lora = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 

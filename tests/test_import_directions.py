@@ -17,6 +17,8 @@ HOST = {
     "execution", "folder_paths", "latent_preview", "node_helpers", "server",
 }
 CORE_LIBRARIES = {"PIL", "numpy", "peft", "safetensors", "torch"}
+OPTIMIZERS = {"bitsandbytes", "prodigyopt"}
+"""May be missing: imported where they are used, and only by the optimiser."""
 TORCH_FREE_LIBRARIES = {"PIL", "numpy"}
 TORCH_FREE_MODULES = {("safetensors",), ("safetensors", "numpy")}
 # Nothing runs other programs or talks to the internet; the host serves our routes.
@@ -99,6 +101,7 @@ def the_core_imports_its_libraries(root: Path) -> list[str]:
             else found.module[0] not in here[PAGE in found.file.parents]
             or (found.module[0] == "urllib" and found.module[:2] != QUOTING)
         )
+        and not (found.module[0] in OPTIMIZERS and found.file.name == "optimizer.py")
     ]
 
 

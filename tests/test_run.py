@@ -13,6 +13,7 @@ from toykit.flow import ToyFlow, stir, toy_adapter, toy_lora, widen
 from toykit.oracle import Side, dpo
 from toykit.pairs import joined, toy_pairs
 
+from dpo_core.evaluation.validation import ValidationSettings
 from dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from dpo_core.saving.run_folder import RunFolder
 from dpo_core.training.adapter import Adapter
@@ -758,3 +759,85 @@ def test_another_algorithm_goes_on_from_the_weights_alone() -> None:
     assert state.step == 4 and state.algorithm == "adafactor"
     assert not any(name.endswith("exp_avg") for name in state.optimizer)
     assert not same_tensors(state.adapter, start.adapter)
+
+
+# Validation
+
+VALIDATING = replace(SETTINGS, validation=ValidationSettings(every=2, save_best=True))
+HELD_OUT = toy_pairs(2, seed=5)
+
+
+def validated(
+    steps: int, start: TrainState | None = None, settings: TrainSettings = VALIDATING
+) -> list[StepReport]:
+    model = ToyFlow()
+    adapter = toy_adapter(model)
+    found = []
+    for report in train(model, adapter, PAIRS, settings, steps, start, held_out=HELD_OUT):
+        state = report.state()
+        found.append(replace(report, state=lambda state=state: state))
+    return found
+
+
+def test_validation_changes_nothing_in_training() -> None:
+    reports = validated(5)
+    assert [report.step for report in reports] == [0, 1, 2, 3, 4, 5]
+    measured = ["dpo/val_loss" in report.metrics for report in reports]
+    assert measured == [True, False, True, False, True, False]
+    assert reports[0].metrics["dpo/val_accuracy"] == 0.5
+    assert reports[0].metrics["dpo/val_loss"] == pytest.approx(LN_2)
+    assert same_tensors(reports[-1].state().adapter, end(5).adapter)
+    without = replace(VALIDATING, validation=ValidationSettings(every=2, at_start=False))
+    assert [report.step for report in validated(2, settings=without)] == [1, 2]
+
+
+def test_validation_goes_on_in_parts_as_in_one_piece() -> None:
+    whole = validated(6)[-1].state()
+    first = validated(3)[-1].state()
+    parts = validated(3, copied(first))
+    assert parts[0].step == 4  # no second validation at the start
+    state = parts[-1].state()
+    assert state.validation == whole.validation and same_tensors(state.best, whole.best)
+    assert same_tensors(state.adapter, whole.adapter)
+
+
+def test_the_best_lora_is_saved_and_training_goes_on_from_the_last() -> None:
+    reports = validated(8)
+    state = reports[-1].state()
+    best = next(one for one in reports if one.step == state.validation.best_step)
+    accuracies = [r.metrics["dpo/val_accuracy"] for r in reports if "dpo/val_loss" in r.metrics]
+    assert best.metrics["dpo/val_accuracy"] == max(accuracies)
+    assert same_tensors(state.weights, best.state().adapter)
+    assert same_tensors(state.adapter, end(8).adapter)
+
+
+def test_training_stops_early_and_stays_stopped() -> None:
+    settings = replace(
+        VALIDATING,
+        optimizer=replace(FAST, learning_rate=1e-12),  # nothing moves: equal values stall
+        validation=ValidationSettings(every=2, patience=2, patience_mode="both"),
+    )
+    reports = validated(50, settings=settings)
+    last_one = reports[-1]
+    assert last_one.stopped and last_one.state().validation.stopped
+    assert 4 <= last_one.step < 50
+    assert not any(report.stopped for report in reports[:-1])
+    assert validated(5, last_one.state(), settings) == []
+
+
+def test_other_held_out_pairs_begin_anew() -> None:
+    state = validated(4)[-1].state()
+    model = ToyFlow()
+    others = toy_pairs(2, seed=9)
+    report = last(
+        train(model, toy_adapter(model), PAIRS, VALIDATING, 2, state, held_out=others)
+    )
+    assert report.state().validation.best_step == 6
+    assert same_tensors(report.state().weights, report.state().adapter)
+
+
+def test_the_running_mean_is_what_is_validated() -> None:
+    averaging = replace(VALIDATING, optimizer=replace(FAST, ema=0.9))
+    plain, averaged = validated(4), validated(4, settings=averaging)
+    assert averaged[-1].metrics["dpo/val_loss"] != plain[-1].metrics["dpo/val_loss"]
+    assert same_tensors(averaged[-1].state().adapter, plain[-1].state().adapter)

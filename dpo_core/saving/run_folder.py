@@ -15,11 +15,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..evaluation.validation import ValidationState
 from ..run import TrainState
 from ..training.objectives import ObjectiveState
 from ..training.plan import Epochs
 from .atomic import write_atomically, write_tensors
 
+TENSORS = ("adapter", "optimizer", "average", "best")
+"""What a checkpoint holds of a TrainState, besides numbers."""
 REFERENCE_ERRORS = "reference_errors.safetensors"
 CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
 
@@ -68,9 +71,7 @@ class RunFolder:
     def save_checkpoint(self, state: TrainState) -> Path:
         """Writes everything a continuation needs into one file, atomically."""
         path = self._checkpoint(state.step)
-        parts = {
-            "adapter": state.adapter, "optimizer": state.optimizer, "average": state.average,
-        }  # fmt: skip
+        parts = {name: getattr(state, name) for name in TENSORS}
         tensors = {
             f"{part}/{name}": tensor
             for part, held in parts.items()
@@ -84,6 +85,7 @@ class RunFolder:
             "visits": state.visits,
             "objective": asdict(state.objective),
             "algorithm": state.algorithm,
+            "validation": asdict(state.validation),
         }
         write_tensors(path, tensors, {"state": json.dumps(scalars)})
         return path
@@ -94,7 +96,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: there is no such checkpoint.
         """
-        parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "optimizer": {}, "average": {}}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in TENSORS}
         with safe_open(self._checkpoint(step), framework="pt") as file:
             scalars = json.loads(file.metadata()["state"])
             for name in file.keys():
@@ -111,6 +113,8 @@ class RunFolder:
             ObjectiveState(**scalars["objective"]),
             parts["average"],
             scalars["algorithm"],
+            ValidationState(**scalars["validation"]),
+            parts["best"],
         )
 
     def checkpoints(self) -> list[int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .dataset import Record, labels_of
 from .denoiser import Denoiser, Rows
-from .noise import NoiseSettings, draws
+from .noise import Draw, NoiseSettings, draw_at, draws
 from .objectives import Labels
 from .plan import MicroBatch
 
@@ -51,33 +51,63 @@ def gather(
     reference's passes as in the policy's. Without it every image but the first has a draw of its
     own, again the same for reference and policy.
     """
-    chosen = [records[i] for i in micro_batch.indices]
-
-    def rows(image: int) -> Rows:
-        side = _side(0 if shared_noise else image)
-        drawn = [
-            (record, one)
-            for record in chosen
-            for one in draws(
-                noise, denoiser.default_sigmas, seed, record.key, micro_batch.visit, side,
-                record.latents[image].shape,
-            )
-        ]
-        percent = torch.tensor([one.percent for _, one in drawn], dtype=torch.float64)
-        return Rows(
-            torch.stack([record.latents[image] for record, _ in drawn]),
-            tuple(record.conditioning for record, _ in drawn),
-            denoiser.sigma(percent),
-            torch.stack([one.noise for _, one in drawn]),
+    def drawn(record: Record, image: int) -> list[Draw]:
+        return draws(
+            noise, denoiser.default_sigmas, seed, record.key, micro_batch.visit,
+            _side(0 if shared_noise else image), record.latents[image].shape,
         )
 
+    chosen = [records[i] for i in micro_batch.indices]
     return Batch(
-        tuple(rows(image) for image in range(len(chosen[0].latents))),
+        _rows(chosen, denoiser, drawn),
         labels_of(chosen),
         micro_batch.visit,
         noise.draws_per_pair,
         tuple(f"{record.key}:{noise.slot(micro_batch.visit)}" for record in chosen),
     )
+
+
+def on_grid(
+    records: Sequence[Record],
+    indices: Sequence[int],
+    denoiser: Denoiser,
+    noise: NoiseSettings,
+    seed: int,
+    quantile: float,
+    name: str,
+) -> Batch:
+    """Records in one cell of a fixed grid: the same noise whenever they are looked at.
+
+    Args:
+        quantile: of the noise levels that ``noise`` draws from, in (0, 1).
+        name: of the cell; it decides the noise, together with seed and record.
+    """
+
+    def drawn(record: Record, image: int) -> list[Draw]:
+        key = f"{seed}:{record.key}:{name}"
+        shape = record.latents[image].shape
+        return [draw_at(noise, denoiser.default_sigmas, quantile, key, shape)]
+
+    chosen = [records[i] for i in indices]
+    return Batch(_rows(chosen, denoiser, drawn), labels_of(chosen))
+
+
+def _rows(
+    records: Sequence[Record],
+    denoiser: Denoiser,
+    drawn: Callable[[Record, int], list[Draw]],
+) -> tuple[Rows, ...]:
+    def rows(image: int) -> Rows:
+        looks = [(record, one) for record in records for one in drawn(record, image)]
+        percent = torch.tensor([one.percent for _, one in looks], dtype=torch.float64)
+        return Rows(
+            torch.stack([record.latents[image] for record, _ in looks]),
+            tuple(record.conditioning for record, _ in looks),
+            denoiser.sigma(percent),
+            torch.stack([one.noise for _, one in looks]),
+        )
+
+    return tuple(rows(image) for image in range(len(records[0].latents)))
 
 
 def _side(image: int) -> str:

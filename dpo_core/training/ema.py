@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,18 @@ class AdapterAverage:
         decay = min(self._decay, (1 + step) / (10 + step))
         live = [self._parameters[name].detach() for name in self._mean]
         torch._foreach_lerp_(list(self._mean.values()), live, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the parameters are the mean: a pointer swap."""
+        live = {name: parameter.data for name, parameter in self._parameters.items()}
+        try:
+            for name, parameter in self._parameters.items():
+                parameter.data = self._mean[name]
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = live[name]
 
     def state(self) -> dict[str, Tensor]:
         """The mean, copied to the CPU."""

@@ -181,6 +181,30 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+@torch.no_grad()
+def measure(
+    denoiser: Denoiser,
+    policy: Policy,
+    batch: Batch,
+    objective: Objective,
+    state: ObjectiveState = FRESH,
+    together: bool = False,
+) -> PassResult:
+    """What a batch would give, without learning from it; the reference is asked in any case.
+
+    Args:
+        together: all images in one call.
+    """
+    reference = _computed_reference(denoiser, policy, batch, together)
+    images = range(len(batch.images))
+    scored = _together(denoiser, batch) if together else _one_by_one(denoiser, batch, images)
+    errors = _errors(scored, reference)
+    losses = objective(errors, batch.labels, batch.epoch, state)
+    logit = objective.beta_at(batch.epoch, state) * errors.margin
+    assert errors.change is not None and reference.power is not None
+    return PassResult(errors, batch.labels, losses, logit, errors.change.mean(0), reference.power)
+
+
 def _reference(
     denoiser: Denoiser,
     policy: Policy,
@@ -193,12 +217,19 @@ def _reference(
         return None
     if cache is not None and (known := cache.known(batch)) is not None:
         return _Reference(known)
+    reference = _computed_reference(denoiser, policy, batch, together)
+    if cache is not None:
+        cache.learn(batch, reference.error)
+    return reference
+
+
+def _computed_reference(
+    denoiser: Denoiser, policy: Policy, batch: Batch, together: bool
+) -> _Reference:
     with torch.no_grad(), policy.reference():
         images = range(len(batch.images))
         scored = _together(denoiser, batch) if together else _one_by_one(denoiser, batch, images)
     error = torch.stack([one.error for one in scored])
-    if cache is not None:
-        cache.learn(batch, error)
     power = torch.stack([one.power for one in scored]).mean(0)
     return _Reference(error, [one.residual for one in scored], power)
 

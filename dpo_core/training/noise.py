@@ -115,6 +115,14 @@ def draws(
     ]
 
 
+def draw_at(
+    settings: NoiseSettings, default_sigmas: str, quantile: float, key: str, shape: Sequence[int]
+) -> Draw:
+    """Noise that ``key`` decides, at a quantile in (0, 1) of the noise levels."""
+    percent = _percent(settings, default_sigmas, torch.tensor(quantile, dtype=torch.float64))
+    return Draw(percent, torch.randn(tuple(shape), generator=_generator(key)))
+
+
 def _draw(
     settings: NoiseSettings,
     default_sigmas: str,
@@ -123,18 +131,26 @@ def _draw(
     side: str,
     shape: Sequence[int],
 ) -> Draw:
-    digest = blake2b(f"{key}:{number}:{side}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    generator = _generator(f"{key}:{number}:{side}")
     quantile = torch.rand((), generator=generator, dtype=torch.float64)
     if settings.strata > 1:
         quantile = (_stratum(settings.strata, f"{key}:{side}", number) + quantile) / settings.strata
+    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+    return Draw(_percent(settings, default_sigmas, quantile), noise)
+
+
+def _percent(settings: NoiseSettings, default_sigmas: str, quantile: Tensor) -> float:
     kind = settings.sigmas if settings.sigmas in ("uniform", "logit_normal") else default_sigmas
     if kind == "logit_normal":
         # Stable Diffusion 3 (Esser et al. 2024, arXiv:2403.03206, eq. 19), m = 0, s = 1.
         quantile = torch.special.ndtri(quantile).sigmoid()
     percent = settings.low + (settings.high - settings.low) * quantile.item()
-    noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
-    return Draw(min(max(percent, EDGE), 1 - EDGE), noise)
+    return min(max(percent, EDGE), 1 - EDGE)
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = blake2b(key.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def _stratum(strata: int, key: str, number: int) -> int:

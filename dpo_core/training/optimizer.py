@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -108,9 +107,9 @@ def _adamw_8bit(
     parameters: list[nn.Parameter], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
     """Dettmers et al. 2021 (arXiv:2110.02861)."""
-    made: torch.optim.Optimizer = import_module("bitsandbytes").optim.AdamW8bit(
-        parameters, **_adam(settings)
-    )
+    from bitsandbytes.optim import AdamW8bit
+
+    made: torch.optim.Optimizer = AdamW8bit(parameters, **_adam(settings))
     return made
 
 
@@ -125,7 +124,9 @@ def _adafactor(
 
 def _prodigy(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Mishchenko & Defazio 2023 (arXiv:2306.06101); with the two settings its authors advise."""
-    made: torch.optim.Optimizer = import_module("prodigyopt").Prodigy(
+    from prodigyopt import Prodigy
+
+    made: torch.optim.Optimizer = Prodigy(
         parameters, **_adam(settings), use_bias_correction=True,
         safeguard_warmup=settings.warmup_steps > 0,
     )  # fmt: skip

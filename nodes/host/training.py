@@ -15,6 +15,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dpo_core.evaluation.validation import ValidationState
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
@@ -70,6 +71,7 @@ class Trainer:
 
     patcher: ModelPatcher
     dataset: EncodedPairs
+    held_out: EncodedPairs
     settings: TrainSettings
     adapter: AdapterSettings
     gradient_checkpointing: bool
@@ -99,12 +101,14 @@ class Trained:
         lora: tensors as they go into a file.
         rows: metrics, one mapping per step since the start of the run.
         found: True if nothing had to be trained, the result being on disk already.
+        validation: what validation remembers.
     """
 
     trainer: Trainer
     lora: dict[str, Tensor]
     rows: list[dict[str, float]]
     found: bool
+    validation: ValidationState
 
 
 def build_trainer(
@@ -114,6 +118,7 @@ def build_trainer(
     adapter: AdapterSettings,
     gradient_checkpointing: bool,
     origin: Origin,
+    held_out: EncodedPairs,
     start_over: bool = False,
 ) -> Trainer:
     """Checks everything that can be checked before training.
@@ -132,6 +137,7 @@ def build_trainer(
         "version": VERSION,
         "base": model_identity(patcher),
         "pairs": dataset.digest,
+        "held_out": held_out.digest if settings.validation is not None else "",
         "lineage": list(dataset.lineage),
         "settings": asdict(settings),
         "adapter": asdict(adapter) if origin.existing is None else _digest(origin.existing),
@@ -141,7 +147,8 @@ def build_trainer(
     if dataset.lineage and origin.run is None and not start_over:
         run, origin = _in_lineage(run, origin)
     return Trainer(
-        patcher, dataset, settings, adapter, gradient_checkpointing, origin, run, origin.step
+        patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
+        origin.step,
     )
 
 
@@ -149,12 +156,15 @@ def _in_lineage(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
     root, content = fresh.path.parent, fresh.content
     furthest = {
         run: run.checkpoints()[-1]
-        for run in runs_like(root, content, ("pairs", "continues"))
+        for run in runs_like(root, content, ("pairs", "held_out", "continues"))
         if run.checkpoints()
     }
     if not furthest:
         return fresh, origin
-    same = [run for run in furthest if run.content["pairs"] == content["pairs"]]
+    same = [
+        run for run in furthest
+        if all(run.content[name] == content[name] for name in ("pairs", "held_out"))
+    ]
     # By id where the steps are equal: which one it is must not depend on the file system.
     last = max(same or furthest, key=lambda run: (furthest[run], run.id))
     if not same:
@@ -210,14 +220,23 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
         raise TrainingError(f"The run folder {run.path} cannot be written: {error}.") from error
     done = [step for step in run.checkpoints() if trainer.step < step <= target]
     current = replace(trainer, step=done[-1]) if done else trainer
-    if current.step < target:
+    found = current.step == target or _is_stopped(current)
+    finished = current
+    if not found:
         if current is not trainer:
             progress.say(f"going on from step {current.step}, which is on disk", log=True)
-        _train(current, target, progress)
-    finished = replace(trainer, step=target)
+        finished = replace(trainer, step=_train(current, target, progress))
     state = finished.state()
     assert state is not None
-    return Trained(finished, lora_of(finished, state), run.history(target), current.step == target)
+    lora, rows = lora_of(finished, state), run.history(finished.step)
+    return Trained(finished, lora, rows, found, state.validation)
+
+
+def _is_stopped(trainer: Trainer) -> bool:
+    """Whether validation has ended the training on these very pairs."""
+    state = trainer.state()
+    same = state is not None and state.epochs.dataset == trainer.dataset.digest
+    return state is not None and same and state.validation.stopped
 
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
@@ -249,14 +268,18 @@ def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dic
     )
 
 
-def _train(trainer: Trainer, target: int, progress: Progress) -> None:
-    """Runs until ``target`` and leaves a checkpoint there, or where it was stopped."""
+def _train(trainer: Trainer, target: int, progress: Progress) -> int:
+    """Runs until ``target`` and leaves a checkpoint there, or where it was stopped.
+
+    Returns:
+        the step reached: less than ``target`` if validation has ended the training.
+    """
     reports: list[StepReport] = []
     kept = ""
     try:
         _run(trainer, target, progress, reports)
         trainer.run.save_checkpoint(reports[-1].state())
-        return
+        return reports[-1].step
     except BaseException as error:
         if reports:
             kept = _keep(trainer, reports[-1].state())
@@ -292,11 +315,12 @@ def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepRe
         with _reference_cache(trainer, denoiser.half_precision, progress) as cache:
             for report in train(
                 denoiser, trained.adapter, trainer.dataset, trainer.settings, steps,
-                trainer.state(), cache,
+                trainer.state(), cache, trainer.held_out,
             ):
-                reports[:] = [report]
                 trainer.run.append_metrics(report.step, report.metrics)
-                progress.step(progress.total - (target - report.step), report.metrics)
+                if report.step > trainer.step:  # what is measured before the first is no step
+                    reports[:] = [report]
+                    progress.step(progress.total - (target - report.step), report.metrics)
 
 
 @contextmanager
@@ -382,10 +406,12 @@ def _check_room(trainer: Trainer, trained: TrainedModel) -> None:
 
 def _activation_memory(trainer: Trainer) -> float:
     """Bytes to keep free for activations when the host decides how much of the model to load."""
-    rows = trainer.settings.batch_size * (
-        1 if trainer.settings.execution_mode == "sequential" else 2
-    )
-    shape = max((pair.chosen.shape for pair in trainer.dataset), key=lambda s: s.numel())
+    settings = trainer.settings
+    images = max(len(record.latents) for record in trainer.dataset.records)
+    rows = settings.batch_size * settings.noise.draws_per_pair
+    rows *= 1 if settings.execution_mode == "sequential" else images
+    latents = [latent for record in trainer.dataset.records for latent in record.latents]
+    shape = max((latent.shape for latent in latents), key=lambda s: s.numel())
     forward = trainer.patcher.memory_required([rows, *shape])
     return float(forward) * (3 if trainer.gradient_checkpointing else 10)
 

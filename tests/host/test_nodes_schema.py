@@ -81,6 +81,15 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "max_grad_norm": ("FLOAT", 1.0),
         "ema": ("FLOAT", 0.0),
     },
+    "DPOValidation": {
+        "percent": ("INT", 10),
+        "split_seed": ("INT", 0),
+        "every": ("INT", 50),
+        "at_start": ("BOOLEAN", True),
+        "patience": ("INT", 0),
+        "patience_mode": ("COMBO", "either"),
+        "save_best": ("BOOLEAN", False),
+    },
     "DPOTrainer": {
         "model": ("MODEL", REQUIRED),
         "dataset": ("DPO_DATASET", None),
@@ -96,6 +105,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "objective": ("DPO_OBJECTIVE", None),
         "noise": ("DPO_NOISE", None),
         "optimizer": ("DPO_OPTIMIZER", None),
+        "validation": ("DPO_VALIDATION", None),
         "existing_lora": ("LORA_MODEL", None),
         "continue_from": ("DPO_TRAINER", None),
     },
@@ -126,6 +136,7 @@ OUTPUTS = {
     "DPOObjective": [("objective", "DPO_OBJECTIVE")],
     "DPONoise": [("noise", "DPO_NOISE")],
     "DPOOptimizer": [("optimizer", "DPO_OPTIMIZER")],
+    "DPOValidation": [("validation", "DPO_VALIDATION")],
     "DPOTrainer": [("trainer", "DPO_TRAINER")],
     "DPOTrainSteps": [
         ("trainer", "DPO_TRAINER"),
@@ -143,6 +154,7 @@ OPTIONS = {
     ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
     ("DPORankImages", "use"): ["session", "this_batch"],
     ("DPOOptimizer", "schedule"): ["constant", "cosine", "linear"],
+    ("DPOValidation", "patience_mode"): ["either", "both"],
     ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
 }
 OUTPUT_NODES = {"DPOExportPairFolder", "DPORankImages", "DPOSaveLoRA", "DPOTrainSteps"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpo_core.evaluation.validation import ValidationState
 from dpo_core.run import TrainSettings, TrainState
 from dpo_core.saving.run_folder import RunFolder, run_id, runs_like
 from dpo_core.training.plan import Epochs
@@ -44,6 +45,8 @@ def a_state(step: int = 7, rho: float | None = 1 / 3) -> TrainState:
         visits=5,
         average={name: torch.randn(2, 3, generator=generator) for name in layers},
         algorithm="adafactor",
+        validation=ValidationState("pairs", 0.5, best_step=3),
+        best={name: torch.randn(2, 3, generator=generator) for name in layers},
     )
 
 
@@ -60,6 +63,8 @@ def same(one: TrainState, other: TrainState) -> bool:
         and equal(one.optimizer, other.optimizer)
         and equal(one.average, other.average)
         and one.algorithm == other.algorithm
+        and one.validation == other.validation
+        and equal(one.best, other.best)
     )
 
 
