@@ -21,7 +21,7 @@ from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
-from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
+from ...dpo_core.training.dataset import EncodedPairs, Record, tensor_digest
 from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .folders import runs_folder
@@ -406,14 +406,20 @@ def _check_room(trainer: Trainer, trained: TrainedModel) -> None:
 
 def _activation_memory(trainer: Trainer) -> float:
     """Bytes to keep free for activations when the host decides how much of the model to load."""
-    settings = trainer.settings
-    images = max(len(record.latents) for record in trainer.dataset.records)
-    rows = settings.batch_size * settings.noise.draws_per_pair
-    rows *= 1 if settings.execution_mode == "sequential" else images
-    latents = [latent for record in trainer.dataset.records for latent in record.latents]
-    shape = max((latent.shape for latent in latents), key=lambda s: s.numel())
+    largest = max(trainer.dataset.records, key=lambda one: _images(one) * _size(one))
+    together = 1 if trainer.settings.execution_mode == "sequential" else _images(largest)
+    rows = trainer.settings.batch_size * trainer.settings.noise.draws_per_pair * together
+    shape = largest.latents[0].shape
     forward = trainer.patcher.memory_required([rows, *shape])
     return float(forward) * (3 if trainer.gradient_checkpointing else 10)
+
+
+def _images(record: Record) -> int:
+    return len(record.latents)
+
+
+def _size(record: Record) -> int:
+    return record.latents[0].numel()
 
 
 def _advice(trainer: Trainer) -> str:

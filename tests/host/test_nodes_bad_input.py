@@ -15,7 +15,7 @@ from hostkit.pair_folder import COLD, picture, write_pair, write_pairs
 from hostkit.server import ComfyServer, PromptRejected
 from hostkit.tiny_models import random_state_dict
 from hostkit.training import pack_module
-from hostkit.workflows import Prompt, node, train_steps, trainer, training
+from hostkit.workflows import Prompt, node, objective, train_steps, trainer, training
 from safetensors.torch import save_file
 
 
@@ -361,13 +361,8 @@ def test_linked_steps_and_objective_out_of_range(comfy_server: ComfyServer, mode
     assert "steps is 0" in message and "min_pairs is 0" in message
 
     prompt["below"] = node("PrimitiveFloat", value=-1.0)
-    prompt["objective"] = node(
-        "DPOObjective",
-        preset="custom",
-        loss="sigmoid",
-        beta=["below", 0],
-        label_smoothing=["below", 0],
-        supervised_mix=["below", 0],
+    prompt["objective"] = objective(
+        beta=["below", 0], label_smoothing=["below", 0], supervised_mix=["below", 0]
     )
     prompt["trainer"]["inputs"]["objective"] = ["objective", 0]
     message = refusal(comfy_server, prompt, "objective")

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from hostkit.pair_folder import PROMPTS, write_pair, write_pairs
 from hostkit.server import ComfyServer
-from hostkit.workflows import Prompt, encoded_folder, encoding, node, train_steps, trainer
+from hostkit.workflows import (
+    Prompt,
+    encoded_folder,
+    encoding,
+    node,
+    objective,
+    train_steps,
+    trainer,
+)
 
 ONE_PROMPT = PROMPTS[0]
 
@@ -243,14 +251,7 @@ def test_pairs_of_all_sizes_are_trained_in_batches(
     )
     prompt["joined"] = node("DPOJoinPairs", pairs_a=["pairs", 0], pairs_b=["others", 0])
     prompt["dataset"] = encoding(["joined", 0])
-    prompt["objective"] = node(
-        "DPOObjective",
-        preset="custom",
-        loss="sigmoid",
-        beta=2000.0,
-        label_smoothing=0.1,
-        supervised_mix=0.1,
-    )
+    prompt["objective"] = objective(beta=2000.0, label_smoothing=0.1, supervised_mix=0.1)
     prompt["trainer"] = trainer(
         batch_size=2,
         grad_accumulation_steps=2,

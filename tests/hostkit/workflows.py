@@ -102,6 +102,33 @@ def training(checkpoint: str, folder: str, steps: int, **trainer_inputs: Any) ->
     }
 
 
+def objective(**inputs: Any) -> dict[str, Any]:
+    """DPOObjective with its defaults; `inputs` replace and add."""
+    settings: dict[str, Any] = {
+        "preset": "custom",
+        "loss": "sigmoid",
+        "beta": 5000.0,
+        "beta_per_epoch": "",
+        "label_smoothing": 0.0,
+        "supervised_mix": 0.0,
+        "safeguard": 0.0,
+        "simpo_beta": 250.0,
+        "simpo_gamma": 0.5,
+        "cpo_alpha": 1.0,
+        "mapo_lambda": 0.1,
+        "exo_epsilon": 1e-3,
+        "rating_scale": 1.0,
+        "divergence_alpha": 0.5,
+        "dpop_lambda": 1.0,
+        "davidson_nu": 0.5,
+        "discopop_tau": 0.05,
+        "adaptive_beta": "off",
+        "gradient_target": 0.2,
+        "weight": 1.0,
+    }
+    return node("DPOObjective", **(settings | inputs))
+
+
 def train_steps(before: str, steps: int, min_pairs: int = 1) -> dict[str, Any]:
     """DPOTrainSteps after the trainer or the steps of id `before`."""
     return node("DPOTrainSteps", trainer=[before, 0], steps=steps, min_pairs=min_pairs)
