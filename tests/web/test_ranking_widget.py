@@ -99,12 +99,14 @@ def test_best_and_worst_by_mouse_survive_f5_and_become_pairs_that_train(
     ranking.wait_for_saved()
     assert len(_made(ranking)) == 2
 
-    steps = add_training(front_end, ranking, CHECKPOINT)
+    trainer = add_training(front_end, ranking, CHECKPOINT)
     run = front_end.run()
     assert (run.status, run.error) == ("success", "")
     assert "2 pairs" in run.outputs[str(ranking.node.id)]["text"][0]
-    steps.show()
-    assert steps.text().startswith("1 step")
+    said = re.search(r"2 pairs, run ([0-9a-f]{20})", run.outputs[str(trainer.id)]["text"][0])
+    assert said is not None
+    metrics = front_end.server.base_dir / "output" / "dpo" / "runs" / said[1] / "metrics.jsonl"
+    assert len(metrics.read_text().splitlines()) == 1
     ranking.node.show()
     ranking.wait_for_pictures()
     front_end.screenshot("ranking_best_worst_done")

@@ -191,7 +191,7 @@ def _ranking_of(
 
 
 def add_training(front_end: FrontEnd, ranking: Ranking, checkpoint: str) -> Node:
-    """The nodes that train one step on the pairs of a ranking; returns the one that does."""
+    """The nodes that train one step on the pairs of a ranking; returns the trainer."""
     loader = front_end.add("CheckpointLoaderSimple", x=600)
     fill_in(loader, ckpt_name=checkpoint)
     encode = front_end.add("DPOEncodePairs", x=1000)
@@ -205,7 +205,7 @@ def add_training(front_end: FrontEnd, ranking: Ranking, checkpoint: str) -> Node
     connect(loader, 0, trainer, "model")
     connect(encode, 0, trainer, "dataset")
     connect(trainer, 0, steps, "trainer")
-    return steps
+    return trainer
 
 
 def connect(source: Node, output: int, target: Node, name: str) -> None:

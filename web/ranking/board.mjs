@@ -106,8 +106,14 @@ export class Board {
     return this._pairsOf(votesNow(this.model.votes, [{ op: "vote", vote: fields }]));
   }
 
+  // One choice draws the page several times: with the same votes, the pairs are those known.
   _pairsOf(votes) {
-    return chosenPairs(this.set.images, votes, this.pairsPerGroup);
+    const asked = JSON.stringify([this.set.set_id, this.pairsPerGroup, votes]);
+    if (this._known?.asked !== asked) {
+      const pairs = chosenPairs(this.set.images, votes, this.pairsPerGroup);
+      this._known = { asked, pairs };
+    }
+    return this._known.pairs;
   }
 
   get _isSaved() {

@@ -37,13 +37,15 @@ export class Ratings {
   /** How likely one is preferred to the other, with what is not known of both averaged over. */
   probability(one, other) {
     const [a, b] = [this._place.get(one), this._place.get(other)];
-    const shared = a.fitted === b.fitted ? a.fitted.covariance[a.row][b.row] : 0;
-    const spread =
-      a.fitted.covariance[a.row][a.row] + b.fitted.covariance[b.row][b.row] - 2 * shared;
-    const gap = this.mean(one) - this.mean(other);
+    const covariance = (row, column) => a.fitted.covariance[row * a.fitted.side + column];
+    const shared = a.fitted === b.fitted ? covariance(a.row, b.row) : 0;
+    const spread = variance(a) + variance(b) - 2 * shared;
+    const gap = a.fitted.mean[a.row] - b.fitted.mean[b.row];
     return sigmoid(gap / Math.sqrt(1 + (Math.PI * Math.max(spread, 0)) / 8));
   }
 }
+
+const variance = ({ fitted, row }) => fitted.covariance[row * fitted.side + row];
 
 // Connected images, and how often each two of them won and tied; the anchor is behind the last.
 function components(images, outcomes) {
@@ -84,39 +86,40 @@ function components(images, outcomes) {
   }));
 }
 
-// x holds the ratings and, last, the logarithm of the tie parameter.
+// x holds the ratings and, last, the logarithm of the tie parameter; matrices are rows in one array.
 function fit(n, matches) {
-  if (!matches.length) return { mean: Array(n).fill(0), covariance: identity(n) };
-  let x = Array(n + 1).fill(0);
-  let reached = height(x, n, matches);
+  if (!matches.length) return { mean: new Float64Array(n), covariance: identity(n), side: n };
+  const side = n + 1;
+  const canTie = matches.some((match) => match.ties);
+  let x = new Float64Array(side);
+  let reached = height(x, n, matches, canTie);
   for (let i = 0; i < MAX_STEPS; i++) {
-    const { gradient, curvature } = derivatives(x, n, matches);
-    const [step] = solved(curvature, [gradient]);
+    const { gradient, curvature } = derivatives(x, n, matches, canTie);
+    const step = solve(cholesky(curvature, side), gradient, side);
     let size = 1;
     let next = moved(x, step, size);
-    let higher = height(next, n, matches);
+    let higher = height(next, n, matches, canTie);
     while (higher < reached && size > 1e-9) {
       size /= 2;
       next = moved(x, step, size);
-      higher = height(next, n, matches);
+      higher = height(next, n, matches, canTie);
     }
     x = next;
     reached = Math.max(higher, reached);
-    if (Math.max(...step.map((one) => Math.abs(size * one))) < PRECISION) break;
+    if (step.every((one) => Math.abs(size * one) < PRECISION)) break;
   }
-  const { curvature } = derivatives(x, n, matches);
-  return { mean: x.slice(0, n), covariance: solved(curvature, identity(n + 1)) };
+  const { curvature } = derivatives(x, n, matches, canTie);
+  return { mean: x, covariance: inverse(curvature, side), side };
 }
 
 const moved = (x, step, size) => x.map((one, i) => one + size * step[i]);
-const rating = (x, n, row) => (row < n ? x[row] : 0);
+const difference = (x, n, i, j) => (i < n ? x[i] : 0) - (j < n ? x[j] : 0);
 
 // The log posterior, up to a constant.
-function height(x, n, matches) {
-  const canTie = matches.some((match) => match.ties);
+function height(x, n, matches, canTie) {
   let found = 0;
   for (const { i, j, wins, ties } of matches) {
-    const half = (rating(x, n, i) - rating(x, n, j)) / 2;
+    const half = difference(x, n, i, j) / 2;
     let logSum = logAddExp(half, -half);
     if (canTie) logSum = logAddExp(logSum, x[n]);
     found += (wins[0] - wins[1]) * half + ties * x[n] - (wins[0] + wins[1] + ties) * logSum;
@@ -125,69 +128,78 @@ function height(x, n, matches) {
 }
 
 // The gradient and the negative Hessian.
-function derivatives(x, n, matches) {
-  const canTie = matches.some((match) => match.ties);
+function derivatives(x, n, matches, canTie) {
+  const side = n + 1;
   const gradient = x.map((one) => -one);
-  const curvature = identity(n + 1);
-  const add = (row, column, by) => {
-    if (row < 0 || column < 0) return;
-    curvature[row][column] += by;
-  };
+  const curvature = identity(side);
   for (const { i, j, wins, ties } of matches) {
-    const half = (rating(x, n, i) - rating(x, n, j)) / 2;
+    const half = difference(x, n, i, j) / 2;
     const total = wins[0] + wins[1] + ties;
     const tie = canTie ? sigmoid(x[n] - logAddExp(half, -half)) : 0;
     const lean = (1 - tie) * Math.tanh(half);
     const pull = (wins[0] - wins[1]) / 2 - (total * lean) / 2;
     const bend = (total * (1 - tie - lean * lean)) / 4;
     const cross = -(total * lean * tie) / 2;
-    const sides = [
-      [i < n ? i : -1, 1],
-      [j < n ? j : -1, -1],
-    ];
-    for (const [row, sign] of sides) {
-      if (row >= 0) gradient[row] += sign * pull;
-      for (const [column, other] of sides) add(row, column, sign * other * bend);
-      if (canTie) {
-        add(row, n, sign * cross);
-        if (row >= 0) curvature[n][row] += sign * cross;
-      }
+    for (const [row, sign] of [[i, 1], [j, -1]]) {
+      if (row === n) continue;
+      gradient[row] += sign * pull;
+      curvature[row * side + row] += bend;
+      curvature[row * side + n] += sign * cross;
+      curvature[n * side + row] += sign * cross;
+    }
+    if (i < n && j < n) {
+      curvature[i * side + j] -= bend;
+      curvature[j * side + i] -= bend;
     }
     if (canTie) {
       gradient[n] += ties - total * tie;
-      curvature[n][n] += total * tie * (1 - tie);
+      curvature[n * side + n] += total * tie * (1 - tie);
     }
   }
   return { gradient, curvature };
 }
 
-/** matrix^-1 times each of the vectors; the matrix is symmetric and positive definite. */
-function solved(matrix, vectors) {
-  const n = matrix.length;
-  const lower = matrix.map(() => new Float64Array(n));
-  for (let i = 0; i < n; i++) {
+/** L of a symmetric, positive definite matrix L L'. */
+function cholesky(matrix, side) {
+  const lower = new Float64Array(side * side);
+  for (let i = 0; i < side; i++) {
     for (let j = 0; j <= i; j++) {
-      let left = matrix[i][j];
-      for (let k = 0; k < j; k++) left -= lower[i][k] * lower[j][k];
-      lower[i][j] = i === j ? Math.sqrt(left) : left / lower[j][j];
+      let left = matrix[i * side + j];
+      for (let k = 0; k < j; k++) left -= lower[i * side + k] * lower[j * side + k];
+      lower[i * side + j] = i === j ? Math.sqrt(left) : left / lower[j * side + j];
     }
   }
-  return vectors.map((vector) => {
-    const found = [...vector];
-    for (let i = 0; i < n; i++) {
-      for (let k = 0; k < i; k++) found[i] -= lower[i][k] * found[k];
-      found[i] /= lower[i][i];
-    }
-    for (let i = n - 1; i >= 0; i--) {
-      for (let k = i + 1; k < n; k++) found[i] -= lower[k][i] * found[k];
-      found[i] /= lower[i][i];
-    }
-    return found;
-  });
+  return lower;
 }
 
-function identity(n) {
-  return Array.from({ length: n }, (_, i) => Array.from({ length: n }, (_, j) => Number(i === j)));
+function solve(lower, vector, side) {
+  const found = Float64Array.from(vector);
+  for (let i = 0; i < side; i++) {
+    for (let k = 0; k < i; k++) found[i] -= lower[i * side + k] * found[k];
+    found[i] /= lower[i * side + i];
+  }
+  for (let i = side - 1; i >= 0; i--) {
+    found[i] /= lower[i * side + i];
+    for (let k = 0; k < i; k++) found[k] -= lower[i * side + k] * found[i];
+  }
+  return found;
+}
+
+function inverse(matrix, side) {
+  const lower = cholesky(matrix, side);
+  const found = new Float64Array(side * side);
+  const unit = new Float64Array(side);
+  for (let i = 0; i < side; i++) {
+    unit.fill(0)[i] = 1;
+    found.set(solve(lower, unit, side), i * side);
+  }
+  return found;
+}
+
+function identity(side) {
+  const found = new Float64Array(side * side);
+  for (let i = 0; i < side; i++) found[i * side + i] = 1;
+  return found;
 }
 
 function logAddExp(a, b) {
