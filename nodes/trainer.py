@@ -27,7 +27,15 @@ from .host.encoding import model_shaped
 from .host.folders import shown
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.progress import Progress, say
-from .host.training import Origin, Trained, build_trainer, left_out, model_problems, train_steps
+from .host.training import (
+    Origin,
+    Trained,
+    build_trainer,
+    left_out,
+    model_problems,
+    train_steps,
+    watch_of,
+)
 from .host.training import Trainer as TrainerValue
 from .tooltip import field_docs
 from .types import (
@@ -225,7 +233,7 @@ class TrainStepsNode(io.ComfyNode):
             progress.say(line, log=True)
             return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
         trained = train_steps(trainer, steps, progress)
-        line = _summary(trained)
+        line = "\n".join([_summary(trained), *watch_of(trained.trainer).verdict()])
         progress.say(line, log=True)
         return io.NodeOutput(
             trained.trainer,
@@ -340,8 +348,6 @@ def _summary(trained: Trained) -> str:
         line += f", prediction changed by {100 * mean('prediction_change') ** 0.5:.2f} %"
     line += f". The run is {verb} {shown(trained.trainer.run.path)}."
     line += _validated(trained)
-    if skipped := sum(row["step"] > 0 for row in trained.rows) - len(done):
-        line += f" {counted(skipped, 'step')} without a finite result changed nothing."
     return line
 
 

@@ -32,6 +32,14 @@ class Progress:
         """One more of ``total`` is done."""
         self._bar.update(1)
 
+    def warn(self, text: str, serious: bool) -> None:
+        """Tells the person in a corner of the page, and in the console."""
+        logging.warning("DPO: %s", text)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and server.client_id is not None:
+            told = {"node": self._node, "text": text, "serious": serious}
+            server.send_sync("dpo.warning", told, server.client_id)
+
     def say(self, text: str, log: bool = False) -> None:
         """Shows a line on the node; with ``log`` also in the console."""
         say(text, self._node, log)

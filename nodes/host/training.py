@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dpo_core.evaluation.diagnostics import Watch, watched
 from ...dpo_core.evaluation.validation import ValidationState
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
+from ...dpo_core.saving.event_log import EventLog
 from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
@@ -312,15 +315,32 @@ def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepRe
     with training_session(trained):
         denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
         steps = target - trainer.step
-        with _reference_cache(trainer, denoiser.half_precision, progress) as cache:
+        watch = watch_of(trainer)
+        with (
+            _reference_cache(trainer, denoiser.half_precision, progress) as cache,
+            EventLog(trainer.run.path / "events", trainer.step) as events,
+        ):
             for report in train(
                 denoiser, trained.adapter, trainer.dataset, trainer.settings, steps,
                 trainer.state(), cache, trainer.held_out,
             ):
                 trainer.run.append_metrics(report.step, report.metrics)
+                events.add(report.step, report.metrics)
+                for finding in watch.take({"step": report.step, **_finite(report.metrics)}):
+                    progress.warn(finding.text, finding.serious)
                 if report.step > trainer.step:  # what is measured before the first is no step
                     reports[:] = [report]
                     progress.step(progress.total - (target - report.step), report.metrics)
+
+
+def watch_of(trainer: Trainer) -> Watch:
+    """What is known of the run so far; it does not warn of the same thing again."""
+    mixed = any(term.supervised_mix > 0 for term in trainer.settings.objective.terms)
+    return watched(trainer.run.history(trainer.step), mixed)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def test_a_step_without_finite_numbers_is_skipped_counted_and_passed_over(
     assert (result.status, result.error) == ("success", "")
     (summary,) = result.outputs["steps"]["text"]
     assert summary.startswith("3 steps. Over the last 2: loss 0.")
-    assert "1 step without a finite result changed nothing." in summary
+    assert "1 step had no finite result and changed nothing." in summary
 
 
 def test_training_stops_after_five_steps_without_finite_numbers(

@@ -304,3 +304,25 @@ def test_cached_draws_are_kept_with_the_run_and_used_when_it_goes_on(
     assert all("rho" in row and "dpo/accuracy" in row for row in rows)
     later = load_file(run / "reference_errors.safetensors")
     assert len(later) == 8 and all(torch.equal(later[name], kept[name]) for name in kept)
+
+
+def test_what_goes_wrong_is_warned_of_while_it_runs_and_in_the_verdict(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    def told() -> list[dict[str, Any]]:
+        events = [one["data"] for one in comfy_server.events() if one["type"] == "dpo.warning"]
+        return [one for one in events if "unlearned" in one["text"]]
+
+    prompt = training(sd15_checkpoint.name, "parts", 12, seed=41, learning_rate=0.03)
+    result = comfy_server.queue(prompt)
+    assert result.error == ""
+    (spoiled,) = told()
+    assert spoiled["serious"] is True and spoiled["node"] == "steps"
+    assert f"DPO: {spoiled['text']}" in comfy_server.log()
+    verdict = result.outputs["steps"]["text"][0].splitlines()[1:]
+    assert verdict[0] == "Take care:" and spoiled["text"] in verdict
+
+    prompt["steps"]["inputs"]["steps"] = 14  # it goes on, and does not warn of it again
+    again = comfy_server.queue(prompt)
+    assert spoiled["text"] in again.outputs["steps"]["text"][0]
+    assert len(told()) == 1

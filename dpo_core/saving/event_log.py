@@ -1,0 +1,45 @@
+"""Metrics as TensorBoard reads them, where the package ``tensorboard`` is installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+
+class EventLog:
+    """Event files in a folder; does nothing without TensorBoard.
+
+    Args:
+        folder: where they go.
+        after: the last step that counts: what an earlier process wrote beyond it is taken back.
+    """
+
+    def __init__(self, folder: Path, after: int) -> None:
+        self._writer = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=after + 1)
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One point of every curve."""
+        if self._writer is None:
+            return
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
