@@ -33,7 +33,7 @@ export function selection(images, votes, draft, pairsPerGroup) {
   return { pairs, used, left, best, goal, phase, mayGoOn, goOn: draft.goOn };
 }
 
-/** Whether an image may be picked now: the worst must be of the best one's size, to be trained on. */
+/** Whether an image may be picked now: the worst must have the best one's size, for training. */
 export function mayPick(where, image, sizes) {
   if (where.phase === "done" || !where.left.includes(image)) return false;
   return where.best === null || oneSize(sizes, where.best, image);

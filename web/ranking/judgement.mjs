@@ -58,9 +58,10 @@ class Judge {
   _labelPicks(labels) {
     const marked = (label) => this.images.filter((image) => labels.get(image) === label);
     const bad = marked("bad");
+    const said = (one, other) => this.picks.has(two(one, other)) || this.tied.has(two(one, other));
     return marked("good").flatMap((winner) =>
       bad
-        .filter((loser) => !this.picks.has(two(winner, loser)) && !this.tied.has(two(winner, loser)))
+        .filter((loser) => !said(winner, loser))
         .map((loser) => ({ winner, loser, designated: false })),
     );
   }

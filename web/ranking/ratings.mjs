@@ -1,5 +1,5 @@
-// Ratings from comparisons, as dpo_core/ranking/ratings.py makes them: Bradley-Terry with Davidson's
-// ties, MAP under a normal prior, by Newton's method. The sources are named there.
+// Ratings from comparisons, as dpo_core/ranking/ratings.py makes them: Bradley-Terry with
+// Davidson's ties, MAP under a normal prior, by Newton's method. The sources are named there.
 
 /** An opponent that stays at rating 0: what is just acceptable. */
 export const ANCHOR = null;
@@ -86,7 +86,7 @@ function components(images, outcomes) {
   }));
 }
 
-// x holds the ratings and, last, the logarithm of the tie parameter; matrices are rows in one array.
+// x holds the ratings and, last, the logarithm of the tie parameter. A matrix is one array of rows.
 function fit(n, matches) {
   if (!matches.length) return { mean: new Float64Array(n), covariance: identity(n), side: n };
   const side = n + 1;

@@ -59,7 +59,8 @@ export class BestWorstView {
   get hint() {
     const { selection, sizes, ids } = this.board.model;
     if (ids.length < 2) return "Two images or more are needed to pick a best and a worst.";
-    const turn = selection.goal > 1 ? `Pair ${selection.pairs.length + 1} of ${selection.goal}. ` : "";
+    const pair = `Pair ${selection.pairs.length + 1} of ${selection.goal}. `;
+    const turn = selection.goal > 1 ? pair : "";
     if (selection.phase === "best") return `${turn}Click the best image.`;
     if (selection.phase === "worst") {
       const { best } = selection;

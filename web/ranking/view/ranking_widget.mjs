@@ -156,7 +156,8 @@ export class RankingWidget {
   _buildFoot() {
     this._pairs = new PairBar();
     this._undo = button({ label: "Undo", sign: "undo", key: "Z", onclick: () => this._stepBack() });
-    this._redo = button({ label: "Redo", sign: "redo", key: "Y", onclick: () => this.board.redo() });
+    const redo = () => this.board.redo();
+    this._redo = button({ label: "Redo", sign: "redo", key: "Y", onclick: redo });
     this._toolsPlace = el("div", { className: "dpo-tools-place" });
     this._stepsList = el("ol", { className: "dpo-steps-list" });
     this._steps = fold("Steps", this._stepsList);

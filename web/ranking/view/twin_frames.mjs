@@ -5,8 +5,13 @@ import { button, el, setHidden, setText } from "./element.mjs";
 
 const STEP = 1.25;
 const CLICK_MOVES = 5;
-/** Of a frame's side, with each key. */
-const KEY_PAN = 0.15;
+/** How far the picture moves with each key, in parts of its place. */
+const KEY_PANS = {
+  ArrowLeft: [0.15, 0],
+  ArrowRight: [-0.15, 0],
+  ArrowUp: [0, 0.15],
+  ArrowDown: [0, -0.15],
+};
 
 export class TwinFrames {
   /** @param {(side: "left"|"right") => void} onChoose a click on a picture */
@@ -59,10 +64,10 @@ export class TwinFrames {
   }
 
   _panByKey(key) {
-    const [dx, dy] = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[key] ?? [];
-    if (dx === undefined) return false;
+    if (!KEY_PANS[key]) return false;
+    const [dx, dy] = KEY_PANS[key];
     const [frame] = this.frames;
-    this.panBy(frame, dx * KEY_PAN * frame.place.width, dy * KEY_PAN * frame.place.height);
+    this.panBy(frame, dx * frame.place.width, dy * frame.place.height);
     return true;
   }
 
