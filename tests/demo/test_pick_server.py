@@ -236,17 +236,15 @@ def test_reading_changes_nothing_and_a_vote_is_on_the_disk_when_it_is_answered(
     assert page.get("/demo/state")[1]["groups"] == [{"set_id": candidates.id, "ranked": False}]
 
 
-def test_an_order_makes_as_many_pairs_as_are_trained_on(page: Page, candidates: Any) -> None:
+def test_an_order_makes_a_pair_of_its_ends(page: Page, candidates: Any) -> None:
     a, b, c, d = (image.id for image in candidates.images)
     vote = {
         "v": 1, "id": "order", "kind": "ranking", "set": candidates.id,
         "order": [[c], [a], [d], [b]],
     }
-    # Whatever the page asks for.
-    path = "/dpo/sessions/picks-0/votes?mode=rank&pairs_per_group=1"
-    pairs = page.post(path, vote)[1]["pairs"]
-    assert [(p["chosen"], p["rejected"]) for p in pairs] == [(c, b), (a, d)]
-    assert page.get("/demo/state")[1]["pairs"] == 2
+    pairs = page.post("/dpo/sessions/picks-0/votes?mode=rank", vote)[1]["pairs"]
+    assert [(p["chosen"], p["rejected"]) for p in pairs] == [(c, b)]
+    assert page.get("/demo/state")[1]["pairs"] == 1
     page.post("/dpo/sessions/picks-0/undo", {"vote_id": "order", "undo_id": "u2"})
 
 

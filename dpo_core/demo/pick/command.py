@@ -22,8 +22,8 @@ def add_pick_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = PickSettings()
     group = parser.add_argument_group(
         "your own taste",
-        "Opens a page on this machine where you rank pictures and train on your picks. Everything "
-        "is saved at once: the same command goes on where you were.",
+        "Opens a page on this machine where you rank pictures and train on your picks.\n"
+        "Everything is saved at once: the same command goes on where you were.",
     )
     group.add_argument(
         "--pick", action="store_true", help="pick yourself, instead of a taste that is a formula"

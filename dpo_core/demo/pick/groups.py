@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...pairs.latent_file import KnownLatent
 from ...ranking.image_store import NewImage
 from ...ranking.session import Session, SessionState
 from ...ranking.tournament import resumed
@@ -17,6 +18,8 @@ from ..picks import draw_pictures, first_seed, prompt_pool
 
 MAX_PICTURES = 16
 """Of one group."""
+LATENT = "dpo-demo"
+"""Marks what the embedded model drew, before it was clipped and rounded to an image."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def draw_groups(
         progress("drawing pictures", number, wanted)
         one = group(number, pictures, seed)
         drawn = draw_pictures(network, [one.prompt] * pictures, one.seeds)
-        session.add_set(new_images(drawn, one.seeds), one.prompt)
+        latents = [KnownLatent(picture.numpy(), LATENT) for picture in drawn]
+        session.add_set(new_images(drawn, one.seeds), one.prompt, latents)
 
 
 def new_images(pictures: Tensor, seeds: tuple[int, ...]) -> list[NewImage]:

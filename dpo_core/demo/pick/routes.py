@@ -45,7 +45,7 @@ class Routes:
             case ("dpo", "sessions", session, "sets"):
                 return Reply.of(self._studio.requests.sets(session))
             case ("dpo", "sessions", session, "sets", set_id):
-                return Reply.of(self._studio.requests.set(session, set_id, self._query(request)))
+                return Reply.of(self._studio.requests.set(session, set_id, request.query))
             case ("demo", "state"):
                 return Reply.of(self._studio.state())
         if (file := self._files.read(request.path)) is None:
@@ -56,9 +56,9 @@ class Routes:
         studio = self._studio
         match request.path:
             case ("dpo", "sessions", session, "votes"):
-                return studio.requests.vote(session, request.body, self._query(request))
+                return studio.requests.vote(session, request.body, request.query)
             case ("dpo", "sessions", session, "undo"):
-                return studio.requests.undo(session, request.body, self._query(request))
+                return studio.requests.undo(session, request.body, request.query)
             case ("demo", "train"):
                 studio.train()
             case ("demo", "more"):
@@ -66,11 +66,6 @@ class Routes:
             case _:
                 raise _nothing()
         return studio.state()
-
-    def _query(self, request: Request) -> dict[str, str]:
-        # The pairs shown are those trained on, whatever the mode asks about.
-        pairs = self._studio.settings.rules.pairs_per_group
-        return {**request.query, "pairs_per_group": str(pairs)}
 
     def _session_image(self, session: str, name: str) -> Reply:
         store = self._studio.store

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...evaluation.chart import draw_chart
-from ...pairs.record import PairSet
+from ...pairs.record import PairSet, Picture
 from ...ranking.image_store import ImageStore
 from ...ranking.pair_making import PairRules, make_preferences
 from ...ranking.requests import RankingRequests, RequestRefused
@@ -27,14 +27,15 @@ from ..network import load_base, to_tensor
 from ..picks import Question, draw_pictures, encoded_pair, questions
 from ..sheet import contact_sheet
 from .blind_comparison import BlindComparison, in_words
-from .groups import draw_groups, is_ranked, new_images
+from .groups import LATENT, draw_groups, is_ranked, new_images
 from .worker import Stopped, Worker
 
 MIN_PAIRS = 4
 """Fewer picks say nothing about a taste."""
 PATIENCE_SECONDS = 60.0
 """How long the end waits for a step of training."""
-PAIR_NAMES = ("dpo/raw_loss", "dpo/accuracy")
+# The two in the middle of a group are often liked alike: as a pair they would say little.
+RULES = PairRules(pairs_per_group=1, soft_labels=False)
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,6 @@ class PickSettings:
     compared: int = 12
     """Held-out pictures to be compared blindly."""
 
-    @property
-    def rules(self) -> PairRules:
-        return PairRules(max(1, self.pictures // 2), soft_labels=False)
 
 
 class Studio:
@@ -149,13 +147,15 @@ class Studio:
             "wanted": self._wanted,
             "pairs": self._count(),
             "min_pairs": MIN_PAIRS,
-            "pairs_per_group": self.settings.rules.pairs_per_group,
             "steps": {"each": self.settings.steps, "done": done, "aim": aim["steps"]},
             "job": self._worker.state(),
             "problem": self._worker.problem,
             "metrics": [
-                {"step": row["step"], "loss": row.get(loss), "accuracy": row.get(accuracy)}
-                for loss, accuracy in (PAIR_NAMES,)
+                {
+                    "step": row["step"],
+                    "loss": row.get("dpo/raw_loss"),
+                    "accuracy": row.get("dpo/accuracy"),
+                }
                 for row in rows
             ],
             "result": self._result_state(),
@@ -278,7 +278,7 @@ class Studio:
     # What is on the disk
 
     def _pairs(self) -> PairSet:
-        return make_preferences(self.session.state(), self.settings.rules).records
+        return make_preferences(self.session.state(), RULES).records
 
     def _count(self) -> int:
         """Pairs so far; worked out again only when something was chosen."""
@@ -318,22 +318,25 @@ class Studio:
 
 
 def encoded_pairs(preferences: PairSet) -> EncodedPairs:
-    """The picked pictures as the embedded model takes them.
+    """The picked pictures as the embedded model drew them.
 
     Raises:
         PairError: an image cannot be read.
     """
-
-    def tensor(pixels: Any) -> Tensor:
-        return to_tensor(pixels[None])[0]
-
-    with torch.no_grad():
-        return EncodedPairs(
-            tuple(
-                encoded_pair(tensor(p.chosen.pixels()), tensor(p.rejected.pixels()), p.prompt)
-                for p in preferences.pairs
-            )
+    return EncodedPairs(
+        tuple(
+            encoded_pair(_drawn(pair.chosen), _drawn(pair.rejected), pair.prompt)
+            for pair in preferences.pairs
         )
+    )
+
+
+def _drawn(picture: Picture) -> Tensor:
+    """(3, 64, 64); from the image where what it was made from is gone."""
+    latent = picture.latent()
+    if latent is not None and latent.vae == LATENT:
+        return torch.from_numpy(latent.values)
+    return to_tensor(picture.pixels()[None])[0]
 
 
 __all__ = ["MIN_PAIRS", "PickSettings", "Studio", "encoded_pairs"]

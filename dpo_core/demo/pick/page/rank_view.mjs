@@ -65,8 +65,6 @@ export class RankView {
   update(state) {
     this._state = state;
     const sets = state.groups.map((one) => ({ id: one.set_id, closed: one.ranked }));
-    this._pairsPerGroup = state.pairs_per_group;
-    this._setMode(this._mode);
     if (sets.length) this._turner.update(state.session, sets);
     this._showGroups(state);
     const ranked = state.groups.filter((one) => this._turner.isClosed(one.set_id)).length;
@@ -95,10 +93,7 @@ export class RankView {
     for (const [name, button] of Object.entries(this._modes)) {
       button.setAttribute("aria-pressed", String(name === mode));
     }
-    const { board } = this._widget;
-    board.setMode(mode);
-    // Asking for the best and worst of what is left would ask about what nobody cares for.
-    board.setPairsPerGroup(mode === "best_worst" ? 1 : this._pairsPerGroup);
+    this._widget.board.setMode(mode);
   }
 
   _showGroups({ groups, wanted }) {
