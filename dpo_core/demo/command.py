@@ -10,7 +10,8 @@ from typing import Any
 
 from ..evaluation.interval import Share
 from .demo import DemoSettings, run_demo
-from .laboratory import METHODS, run_laboratory, table_of, trials
+from .laboratory import run_laboratory, table_of, trials
+from .methods import METHODS
 from .network import load_base
 from .pick.command import add_pick_arguments, run_pick
 from .taste import DEFAULT_TASTE, TASTES, taste
@@ -30,7 +31,10 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     add_pick_arguments(parser)
     parser.set_defaults(run=_demo)
-    laboratory = commands.add_parser("laboratory", help="judge methods side by side")
+    laboratory = commands.add_parser(
+        "laboratory", help="judge methods side by side", description=_METHODS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     laboratory.add_argument("--taste", default=DEFAULT_TASTE)
     laboratory.add_argument("--out", type=Path, default=Path("dpo_laboratory"))
     laboratory.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD")
@@ -39,10 +43,16 @@ def add_arguments(commands: Any) -> None:
     laboratory.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     laboratory.add_argument("--steps", type=int, default=defaults.steps)
     laboratory.add_argument("--judged", type=int, default=defaults.judged)
+    laboratory.add_argument(
+        "--learning-rates", nargs="+", type=float, default=[0.0], metavar="RATE",
+        help="tried one after the other; default: each method's own",
+    )
     laboratory.set_defaults(run=_laboratory)
 
 
 _TASTES = "Tastes:\n" + "\n".join(f"  {t.name:14} prefers {t.wish}" for t in TASTES.values())
+
+_METHODS = "Methods:\n" + "\n".join(f"  {name}" for name in METHODS)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -72,7 +82,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _laboratory(options: argparse.Namespace) -> None:
     wanted = trials(
         options.methods, options.pairs, options.flipped, options.seeds, options.steps,
-        options.judged,
+        options.judged, options.learning_rates,
     )
     rows = run_laboratory(load_base(), taste(options.taste), wanted, options.out, _Bar())
     sys.stdout.write(f"\n{table_of(rows)}\nPlot: {options.out / 'plot.png'}\n")

@@ -49,6 +49,7 @@ def judge(
     prompts: Sequence[str],
     seeds: Sequence[int],
     before: Tensor | None = None,
+    before_error: float | None = None,
 ) -> Judgement:
     """Draws with and without the adapter and lets the taste compare.
 
@@ -59,6 +60,7 @@ def judge(
         prompts: B held-out prompts.
         seeds: B held-out seeds.
         before: the base model's pictures of them, where they exist already.
+        before_error: :func:`base_error` of those, where it is known already.
     """
     if before is None:
         before = draw_pictures(network, prompts, seeds)
@@ -66,8 +68,9 @@ def judge(
         after = draw_pictures(network, prompts, seeds)
     a, b = torch.tensor(scores(taste, before)), torch.tensor(scores(taste, after))
     wins = float((b > a).sum()) + float((b == a).sum()) / 2
-    denoiser = DemoDenoiser(network)
-    drift = _error(denoiser, after, prompts) / _error(denoiser, before, prompts)
+    if before_error is None:
+        before_error = base_error(network, before, prompts)
+    drift = base_error(network, after, prompts) / before_error
     return Judgement(
         before,
         after,
@@ -78,28 +81,42 @@ def judge(
 
 
 def held_out_accuracy(
-    network: FlowNetwork, adapter: Adapter, pairs: EncodedPairs
+    network: FlowNetwork, adapter: Adapter, pairs: EncodedPairs, reference: Tensor | None = None
 ) -> Share:
     """Share of held-out pairs that the LoRA leans towards, on a fixed grid of noise.
 
     The margin is averaged over the grid before it is compared; a tie counts one half.
+
+    Args:
+        network: the base model, without the adapter.
+        adapter: the trained LoRA.
+        pairs: B held-out pairs.
+        reference: :func:`leads` of the base model, where they are known already.
     """
-    denoiser = DemoDenoiser(network)
-    chosen = torch.stack([pair.chosen for pair in pairs])
-    rejected = torch.stack([pair.rejected for pair in pairs])
-    words = tuple(pair.conditioning for pair in pairs)
-    margin = torch.zeros(len(pairs))
-    for level in LEVELS:
-        reference = [_errors(denoiser, side, words, level) for side in (chosen, rejected)]
-        with attached(network, adapter):
-            policy = [_errors(denoiser, side, words, level) for side in (chosen, rejected)]
-        margin += (reference[0] - policy[0]) - (reference[1] - policy[1])
+    if reference is None:
+        reference = leads(network, pairs)
+    with attached(network, adapter):
+        margin = leads(network, pairs) - reference
     wins = float((margin > 0).sum()) + float((margin == 0).sum()) / 2
     return wilson(wins, len(pairs))
 
 
-def _error(denoiser: Denoiser, pictures: Tensor, prompts: Sequence[str]) -> float:
-    words = tuple(encode(prompt) for prompt in prompts)
+def leads(network: FlowNetwork, pairs: EncodedPairs) -> Tensor:
+    """How much better a network predicts the chosen picture than the rejected one, (B,)."""
+    denoiser = DemoDenoiser(network)
+    words = tuple(pair.conditioning for pair in pairs)
+    chosen = torch.stack([pair.chosen for pair in pairs])
+    rejected = torch.stack([pair.rejected for pair in pairs])
+    found = torch.zeros(len(pairs))
+    for level in LEVELS:
+        found += _errors(denoiser, rejected, words, level)
+        found -= _errors(denoiser, chosen, words, level)
+    return found
+
+
+def base_error(network: FlowNetwork, pictures: Tensor, prompts: Sequence[str]) -> float:
+    """The network's mean error on pictures (B, 3, 64, 64) of B prompts."""
+    denoiser, words = DemoDenoiser(network), tuple(encode(prompt) for prompt in prompts)
     return float(torch.stack([_errors(denoiser, pictures, words, s).mean() for s in LEVELS]).mean())
 
 

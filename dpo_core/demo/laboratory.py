@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..evaluation.interval import wilson
 from ..run import train
 from ..saving.atomic import write_atomically
 from ..training.adapter import AdapterSettings
-from ..training.objectives import Objective
-from .demo import train_settings
+from ..training.dataset import EncodedPairs
+from ..training.reference_cache import ReferenceCache
+from .demo import base_digest
 from .denoiser import DemoDenoiser, attached, build_adapter
-from .judgement import held_out_accuracy, judge
+from .judgement import base_error, held_out_accuracy, judge, leads
+from .methods import METHODS, Method, lessons, paired_questions
 from .network import FlowNetwork
 from .picks import Question, drawn, picked_pairs, questions
 from .plot import plot_methods
 from .taste import Taste
 
-METHODS: dict[str, Objective] = {
-    # beta 0 leaves only the supervised term: the same passes, hence equal compute.
-    "supervised": Objective(beta=0.0, supervised_mix=1.0),
-    "dpo beta 300": Objective(beta=300.0),
-    "dpo beta 1000": Objective(beta=1000.0),
-    "dpo beta 5000": Objective(beta=5000.0),
-    "dpo beta 1000, smoothing 0.1": Objective(beta=1000.0, label_smoothing=0.1),
-}
-"""Every method by name."""
-
-MEASURES = ("win_rate", "reward", "drift", "held_out_accuracy")
+ADAPTER = AdapterSettings(8, 8.0)
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ class Trial:
         seed: of everything that is drawn.
         steps: optimiser steps.
         judged: held-out pictures and pairs it is judged by.
+        learning_rate: 0 is the method's own.
     """
 
     method: str
@@ -58,6 +52,13 @@ class Trial:
     seed: int
     steps: int
     judged: int
+    learning_rate: float = 0.0
+
+    @property
+    def how(self) -> Method:
+        """The method with this trial's learning rate."""
+        own = METHODS[self.method]
+        return replace(own, learning_rate=self.learning_rate or own.learning_rate)
 
 
 def trials(
@@ -67,18 +68,25 @@ def trials(
     seeds: Sequence[int],
     steps: int,
     judged: int,
+    learning_rates: Sequence[float] = (0.0,),
 ) -> list[Trial]:
     """Every combination, those that share pictures next to each other.
 
     Raises:
-        ValueError: unknown methods.
+        ValueError: unknown methods, or a number of pairs that rankings cannot be made of.
     """
     if unknown := [method for method in methods if method not in METHODS]:
         known = "\n".join(f"  {name}" for name in METHODS)
         raise ValueError(f"There is no method {', '.join(unknown)}. Choose from:\n{known}")
+    if odd := [count for count in pairs if count < 2 or count % 2]:
+        raise ValueError(
+            f"--pairs {odd[0]}: use an even number from 2 upwards; every two pairs are also ranked."
+        )
     return [
-        Trial(method, count, share, seed, steps, judged)
-        for seed, count, share, method in product(seeds, pairs, flipped, methods)
+        Trial(method, count, share, seed, steps, judged, rate)
+        for seed, count, share, rate, method in product(
+            seeds, pairs, flipped, learning_rates, methods
+        )
     ]
 
 
@@ -89,32 +97,29 @@ def run_laboratory(
     folder: Path,
     progress: Callable[[str, int, int], None],
 ) -> list[dict[str, Any]]:
-    """Runs what is not in ``folder/trials.jsonl`` yet; writes ``table.md`` and ``plot.png``.
+    """Runs what has no file in ``folder/trials`` yet; writes ``table.md`` and ``plot.png``.
 
     Args:
         network: the base model.
         taste: who picks and judges.
         wanted: what to run.
-        folder: results; a laboratory that was interrupted goes on there.
+        folder: results; a laboratory that was interrupted goes on there. Several may work on one.
         progress: told how many trials are done.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "trials.jsonl"
-    known = {_key(row): row for row in _rows(log)}
-    judge_of = _Judge(network, taste)
+    base = base_digest(network)
+    bench = _Bench(network, taste)
     found = []
     for i, trial in enumerate(wanted):
-        key = _key(asdict(trial) | {"taste": taste.name})
-        if key not in known:
-            known[key] = asdict(trial) | {"taste": taste.name} | judge_of.judge(trial)
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(known[key]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        found.append(known[key])
+        path = folder / "trials" / f"{_name(trial, taste, base)}.json"
+        row = _read(path)
+        if row is None:
+            row = asdict(trial) | {"taste": taste.name} | bench.judge(trial)
+            text = json.dumps(row, indent=2) + "\n"
+            write_atomically(path, lambda part, text=text: _write(part, text))
+        found.append(row)
         progress("laboratory", i + 1, len(wanted))
     table = table_of(found)
     write_atomically(folder / "table.md", lambda part: _write(part, table))
@@ -124,59 +129,92 @@ def run_laboratory(
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: mean over seeds, with the standard deviation where there are several."""
+    """A Markdown table: shares with their 95 % interval over all seeds, means ± deviation."""
     lines = [
         "| pairs | wrong picks | method | win rate | reward | drift | held-out accuracy | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["pairs"], row["flipped"], row["method"]), []).append(row)
-    for (pairs, flipped, method), members in groups.items():
-        cells = [_mean(members, name) for name in MEASURES]
+        rate = f", rate {row['learning_rate']:g}" if row["learning_rate"] else ""
+        name = row["method"] + rate
+        groups.setdefault((row["pairs"], row["flipped"], name), []).append(row)
+    for (pairs, flipped, name), members in groups.items():
+        cells = [
+            _share(members, "win_rate"), _mean(members, "reward"), _mean(members, "drift"),
+            _share(members, "held_out_accuracy"),
+        ]
         lines.append(
-            f"| {pairs} | {100 * flipped:.0f} % | {method} | {' | '.join(cells)} | {len(members)} |"
+            f"| {pairs} | {100 * flipped:.0f} % | {name} | {' | '.join(cells)} | {len(members)} |"
         )
     return "\n".join(lines) + "\n"
 
 
-class _Judge:
-    """Trains and judges; pictures of the base model are drawn once for all methods."""
+class _HeldOut:
+    """What trials of one seed are judged by, and what the base model makes of it."""
+
+    def __init__(self, network: FlowNetwork, taste: Taste, count: int, seed: int) -> None:
+        asked = questions(count, seed, held_out=True)
+        pictures = drawn(network, asked)
+        self.prompts = [question.prompt for question in asked]
+        self.seeds = [question.seeds[0] for question in asked]
+        # The first picture of each question is the base's answer to the same prompt and seed.
+        self.before = pictures[::2]
+        self.before_error = base_error(network, self.before, self.prompts)
+        self.pairs: EncodedPairs = picked_pairs(asked, pictures, taste)
+        self.leads = leads(network, self.pairs)
+
+
+class _Bench:
+    """Trains and judges. What methods share is drawn, and asked of the base model, once a seed."""
 
     def __init__(self, network: FlowNetwork, taste: Taste) -> None:
         self._network, self._taste = network, taste
-        self._pictures: dict[tuple[int, int, bool], tuple[list[Question], Tensor]] = {}
+        self._drawn: dict[int, tuple[list[Question], Tensor]] = {}
+        self._held_out: dict[tuple[int, int], _HeldOut] = {}
+        self._caches: dict[int, ReferenceCache] = {}
 
     def judge(self, trial: Trial) -> dict[str, float]:
-        network, taste = self._network, self._taste
-        asked, pictures = self._asked(trial.pairs, trial.seed, held_out=False)
-        pairs = picked_pairs(asked, pictures, taste, trial.flipped, trial.seed)
-        adapter = build_adapter(network, AdapterSettings(8, 8.0), trial.seed)
-        settings = train_settings(trial.seed, METHODS[trial.method])
-        start = time.perf_counter()
+        network, seed, method = self._network, trial.seed, trial.how
+        asked, pictures = self._pictures(trial.pairs, seed)
+        dataset = lessons(method, asked, pictures, self._taste, trial.flipped, seed)
+        held_out = self._judged_by(trial.judged, seed)
+        cache = self._caches.setdefault(seed, ReferenceCache(tolerance=1e-3))
+        start = time.process_time()
+        adapter = build_adapter(network, ADAPTER, seed)
         with attached(network, adapter):
-            for _ in train(DemoDenoiser(network), adapter, pairs, settings, trial.steps):
+            for _ in train(
+                DemoDenoiser(network), adapter, dataset, method.settings(seed), trial.steps,
+                cache=cache,
+            ):
                 pass
-        seconds = time.perf_counter() - start
-        held_out, drawings = self._asked(trial.judged, trial.seed, held_out=True)
-        accuracy = held_out_accuracy(network, adapter, picked_pairs(held_out, drawings, taste))
-        prompts, seeds = [q.prompt for q in held_out], [q.seeds[0] for q in held_out]
-        # The first picture of each question is the base's answer to the same prompt and seed.
-        judged = judge(network, adapter, taste, prompts, seeds, before=drawings[::2])
+        judged = judge(
+            network, adapter, self._taste, held_out.prompts, held_out.seeds, held_out.before,
+            held_out.before_error,
+        )
+        accuracy = held_out_accuracy(network, adapter, held_out.pairs, held_out.leads)
         return {
             "win_rate": judged.win_rate.value,
             "reward": judged.reward,
             "drift": judged.drift,
             "held_out_accuracy": accuracy.value,
-            "seconds": seconds,
+            "cpu_seconds": time.process_time() - start,
         }
 
-    def _asked(self, count: int, seed: int, held_out: bool) -> tuple[list[Question], Tensor]:
-        key = (count, seed, held_out)
-        if key not in self._pictures:
-            asked = questions(count, seed, held_out)
-            self._pictures[key] = (asked, drawn(self._network, asked))
-        return self._pictures[key]
+    def _pictures(self, count: int, seed: int) -> tuple[list[Question], Tensor]:
+        """Questions and their pictures; fewer are the first of more."""
+        asked, pictures = self._drawn.get(seed, ([], None))
+        if len(asked) < count or pictures is None:
+            asked = paired_questions(count, seed)
+            pictures = drawn(self._network, asked)
+            self._drawn[seed] = asked, pictures
+        return asked[:count], pictures[: 2 * count]
+
+    def _judged_by(self, count: int, seed: int) -> _HeldOut:
+        key = count, seed
+        if key not in self._held_out:
+            self._held_out[key] = _HeldOut(self._network, self._taste, count, seed)
+        return self._held_out[key]
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> str:
@@ -185,21 +223,22 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def _key(row: dict[str, Any]) -> str:
-    names = ("taste", "method", "pairs", "flipped", "seed", "steps", "judged")
-    return json.dumps([row[name] for name in names])
+def _share(rows: Sequence[dict[str, Any]], name: str) -> str:
+    wins = sum(row[name] * row["judged"] for row in rows)
+    return str(wilson(wins, sum(row["judged"] for row in rows)))
 
 
-def _rows(log: Path) -> Iterator[dict[str, Any]]:
-    if not log.exists():
-        return
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            _key(row)
-        except (ValueError, KeyError, TypeError):
-            continue  # a line torn by an interruption: that trial runs again
-        yield row
+def _name(trial: Trial, taste: Taste, base: str) -> str:
+    """Digest of everything that decides the result."""
+    content = [asdict(trial), asdict(trial.how.settings(trial.seed)), taste.name, base]
+    return blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return row
 
 
 def _write(path: Path, text: str) -> None:

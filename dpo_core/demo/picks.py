@@ -93,15 +93,18 @@ def picked_pairs(
         seed: of the wrong picks.
     """
     liking = np.array(scores(taste, pictures)).reshape(-1, 2)
-    wrong = set(
-        random.Random(f"wrong picks {seed}").sample(range(len(asked)), round(flipped * len(asked)))
-    )
+    wrong = wrong_ones(len(asked), flipped, seed)
     pairs = []
     for i, question in enumerate(asked):
         better = int(liking[i, 1] > liking[i, 0]) ^ (i in wrong)
         chosen, rejected = pictures[2 * i + better], pictures[2 * i + 1 - better]
         pairs.append(encoded_pair(chosen, rejected, question.prompt))
     return EncodedPairs(tuple(pairs))
+
+
+def wrong_ones(count: int, share: float, seed: int) -> set[int]:
+    """Which of ``count`` picks are wrong, at random by ``seed``."""
+    return set(random.Random(f"wrong picks {seed}").sample(range(count), round(share * count)))
 
 
 def encoded_pair(chosen: Tensor, rejected: Tensor, prompt: str) -> EncodedPair:

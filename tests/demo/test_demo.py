@@ -15,7 +15,6 @@ from dpo_core import __main__ as command
 from dpo_core.demo.demo import DemoSettings, run_demo, train_settings
 from dpo_core.demo.denoiser import DemoDenoiser, attached, build_adapter
 from dpo_core.demo.judgement import held_out_accuracy, judge
-from dpo_core.demo.laboratory import run_laboratory, table_of, trials
 from dpo_core.demo.network import FlowNetwork, load_base, seeded_noise
 from dpo_core.demo.picks import drawn, picked_pairs, questions
 from dpo_core.demo.pictures import encode
@@ -166,23 +165,6 @@ def test_a_few_steps_lean_towards_the_picks(network: FlowNetwork) -> None:
         *_, report = train(DemoDenoiser(network), adapter, pairs, train_settings(0), 12)
     assert report.metrics["dpo/accuracy"] >= 0.75
     assert held_out_accuracy(network, adapter, pairs).value >= 0.75
-
-
-def test_the_laboratory_runs_each_trial_once(network: FlowNetwork, tmp_path: Path) -> None:
-    wanted = trials(["supervised", "dpo beta 1000"], [2], [0.0], [0], steps=1, judged=2)
-    first = run_laboratory(network, TASTES["warm"], wanted, tmp_path, quiet)
-    assert (tmp_path / "plot.png").exists()
-    log = (tmp_path / "trials.jsonl").read_text()
-    (tmp_path / "trials.jsonl").write_text(log + '{"method": "torn')
-    again = run_laboratory(network, TASTES["warm"], wanted, tmp_path, quiet)
-    assert again == first  # seconds included: nothing ran again
-    table = table_of(first)
-    assert table.count("\n") == 4 and "| supervised |" in table
-
-
-def test_an_unknown_method_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="(?s)no method magic.*supervised"):
-        trials(["magic"], [4], [0.0], [0], 1, 1)
 
 
 def test_an_unknown_taste_is_one_clear_sentence(capsys: pytest.CaptureFixture[str]) -> None:
