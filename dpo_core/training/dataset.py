@@ -42,6 +42,14 @@ class Record(Protocol):
         """Digest of everything above. Noise draws are keyed by it, so a record keeps its draws
         when others join or leave the dataset."""
 
+    @property
+    def prompt(self) -> str:
+        """The text, for people."""
+
+    @property
+    def group(self) -> str:
+        """What a split must not tear apart, usually the prompt's digest."""
+
 
 @dataclass(frozen=True)
 class EncodedPair:
