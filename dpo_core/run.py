@@ -215,6 +215,8 @@ class _Run:
             settings.seed,
             self._epochs,
         )
+        if start is None:
+            adapter.initialise()
         self._optimizer = AdapterOptimizer(adapter.parameters(), settings.optimizer)
         self._average = (
             AdapterAverage(adapter.parameters(), settings.optimizer.ema)
@@ -318,7 +320,8 @@ class _Run:
         """Measures the LoRA as it would be saved now, and remembers how it did."""
         settings = self._settings.validation
         assert self._validation is not None and settings is not None
-        with nullcontext() if self._average is None else self._average.applied():
+        average = nullcontext() if self._average is None else self._average.applied()
+        with average, self._adapter.steady():
             epoch = int(self._plan.epoch_of(self._step))
             metrics = self._validation.measure(epoch, self._objective_state)
             self._validated = patience(self._validated, metrics, settings)
@@ -335,7 +338,7 @@ class _Run:
         micro_batches = self._plan.step(self._step)
         records = sum(len(m.indices) for m in micro_batches)
         results = []
-        for micro_batch in micro_batches:
+        for number, micro_batch in enumerate(micro_batches):
             batch = gather(
                 self._records, micro_batch, self._denoiser, settings.noise,
                 settings.seed, settings.shared_noise,
@@ -345,12 +348,13 @@ class _Run:
             passes = SCHEDULES[settings.execution_mode]
             # The mean is over records of the whole step: a short batch of a small bucket must not
             # count as much as a full one.
-            results.append(
-                passes(
-                    self._denoiser, self._adapter, batch, settings.objective, scale / records,
-                    self._objective_state, self._cache,
+            with self._adapter.micro_batch(settings.seed, self._step, number):
+                results.append(
+                    passes(
+                        self._denoiser, self._adapter, batch, settings.objective, scale / records,
+                        self._objective_state, self._cache,
+                    )
                 )
-            )
         return results, self._optimizer.grad_norm(scale)
 
     def _update_rho(self, values: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .adapter import AdapterNode
 from .dataset import DatasetFromLatents, EncodePairs
 from .lora import LoadLora, SaveLora
 from .noise import NoiseNode
@@ -33,6 +34,7 @@ class DPOExtension(ComfyExtension):
             ObjectiveNode,
             NoiseNode,
             OptimizerNode,
+            AdapterNode,
             ValidationNode,
             TrainerNode,
             TrainStepsNode,

@@ -30,6 +30,7 @@ from .host.progress import Progress, say
 from .host.training import (
     Origin,
     Trained,
+    adapter_problems,
     build_trainer,
     left_out,
     model_problems,
@@ -49,6 +50,7 @@ from .types import (
     Trainer,
     Validation,
 )
+from .types import Adapter as AdapterSocket
 
 NEW_PICKS = ("continue", "start_over")
 
@@ -104,6 +106,10 @@ class TrainerNode(io.ComfyNode):
                 Optimizer.Input(
                     "optimizer", optional=True, tooltip="How gradients become changes."
                 ),
+                AdapterSocket.Input(
+                    "adapter", optional=True,
+                    tooltip="What kind of LoRA is trained, and on which layers.",
+                ),
                 Validation.Input(
                     "validation", optional=True,
                     tooltip="Tries the LoRA on prompts kept out of training.",
@@ -145,6 +151,7 @@ class TrainerNode(io.ComfyNode):
         objective: ObjectiveSettings | None = None,
         noise: NoiseSettings | None = None,
         optimizer: OptimizerSettings | None = None,
+        adapter: AdapterSettings | None = None,
         validation: ValidationSettings | None = None,
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
@@ -161,8 +168,14 @@ class TrainerNode(io.ComfyNode):
             shared_noise=shared_noise,
             seed=seed,
         )
-        adapter = AdapterSettings(rank, alpha)
-        problems = model_problems(model) + settings.problems() + adapter.problems()
+        if continue_from is None:
+            refined = existing_lora is not None
+            adapter = replace(adapter or AdapterSettings(), rank=rank, alpha=alpha)
+        else:
+            refined = continue_from.origin.existing is not None
+            adapter = continue_from.adapter
+        problems = model_problems(model) + settings.problems()
+        problems += adapter_problems(model, adapter, refined)
         with torch.inference_mode(False), torch.no_grad():
             with _noted(problems):
                 origin, said = _origin(model, existing_lora, continue_from)
@@ -170,8 +183,6 @@ class TrainerNode(io.ComfyNode):
                 shaped, held_out = _shaped(dataset, model, settings)
             if problems:
                 raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
-            if continue_from is not None:
-                adapter = continue_from.adapter
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin,
                 held_out, start_over=new_picks == "start_over",
@@ -317,7 +328,7 @@ def _origin(
         if continue_from.step == before.step:
             return before, [said]
         origin = Origin(before.existing, before.carried, continue_from.run, continue_from.step)
-        return origin, [said + "; rank and alpha are its own"]
+        return origin, [said + "; rank, alpha and adapter are its own"]
     if existing_lora is None:
         return Origin(), []
     existing = read_existing(model, existing_lora)
@@ -325,7 +336,7 @@ def _origin(
     ranks = sorted({weights.rank for weights in existing.weights.values()})
     return Origin(existing.weights, existing.carried), [
         f"refines the given LoRA: {len(existing.weights)} layers, rank "
-        f"{', '.join(map(str, ranks))}; the rank and alpha set here are not used"
+        f"{', '.join(map(str, ranks))}; the rank, alpha and targets set here are not used"
     ]
 
 

@@ -17,11 +17,44 @@ from torch import Tensor
 
 from .atomic import write_tensors
 
+PARTS = (
+    "lora_A.weight", "lora_B.weight", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a",
+    "hada_w2_b", "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+)  # fmt: skip
+"""Names of a layer's tensors, by which every loader knows what they are."""
+_WITH_RANK = ("lora_A.weight", "hada_w1_b", "lokr_w2_b")
+_NETWORKS = {
+    "dora": ("lycoris.kohya", {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}),
+    "loha": ("lycoris.kohya", {"algo": "loha"}),
+    "lokr": ("lycoris.kohya", {"algo": "lokr"}),
+}
+"""What kohya's tools call them: module and arguments. rsLoRA is plain LoRA in a file."""
+
+
+def lora_layers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every layer by their names in ``PARTS``."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        for part in PARTS:
+            if name.endswith(f".{part}"):
+                layers.setdefault(name[: -len(part) - 1], {})[part] = tensor
+    return layers
+
+
+def lora_ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Rank of every layer that has one."""
+    return {
+        layer: parts[part].shape[0]
+        for layer, parts in lora_layers(tensors).items()
+        for part in _WITH_RANK
+        if part in parts
+    }
+
 
 def lora_tensors(
     parameters: Mapping[str, Tensor], alphas: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """What goes into the file: down, up and alpha of every layer, CPU, contiguous."""
+    """What goes into the file: the matrices and alpha of every layer, CPU, contiguous."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
     tensors.update({f"{layer}.alpha": torch.tensor(alpha) for layer, alpha in alphas.items()})
     return tensors
@@ -61,6 +94,8 @@ def lora_metadata(
     metrics: Mapping[str, float],
     steps: int,
     pairs: int,
+    kind: str = "lora",
+    dropout: float = 0.0,
 ) -> dict[str, str]:
     """Metadata under the names of the ModelSpec standard, of kohya's tools, and our own.
 
@@ -74,7 +109,12 @@ def lora_metadata(
         metrics: of the last step.
         steps: optimiser steps done.
         pairs: preference pairs trained on.
+        kind: type of the adapter.
+        dropout: share of a layer's directions left out while training.
     """
+    module, arguments = _NETWORKS.get(kind, ("networks.lora", {}))
+    if dropout > 0:
+        arguments = arguments | {"rank_dropout": str(dropout)}
     file = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     # ModelSpec hashes what follows the header.
     body = file[8 + int.from_bytes(file[:8], "little") :]
@@ -88,7 +128,8 @@ def lora_metadata(
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "modelspec.description": f"Preference LoRA: DPO on {pairs} pairs, {steps} steps.",
         "modelspec.hash_sha256": f"0x{sha256(body).hexdigest()}",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": module,
+        "ss_network_args": json.dumps(arguments, sort_keys=True),
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alpha),
         "ss_steps": str(steps),

@@ -1,22 +1,35 @@
-"""The LoRA being trained: PEFT layers over layers whose weights stay with their owner.
+"""The LoRA being trained, over layers whose weights stay with their owner.
 
 The owner of the model (ComfyUI, the demo) keeps its own modules. Each layer to be adapted is
-described by a :class:`Target`; PEFT builds its LoRA over a stand-in with the same geometry and
-no weights, and the owner calls :meth:`Adapter.forward` in place of the layer's forward.
+described by a :class:`Target`, and the owner calls :meth:`Adapter.forward` in place of the layer's
+forward. What a LoRA of each type computes is in ``adapter_layer``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-ADAPTER = "default"
+from .adapter_layer import (
+    KINDS,
+    LOW_RANK,
+    AdapterLayer,
+    DoraLayer,
+    Draw,
+    LohaLayer,
+    LokrLayer,
+    LoraLayer,
+    peft_layers,
+)
+from .targets import MAX_RANK, pattern_problems, pattern_rank
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,51 @@ class AdapterSettings:
     alpha: float = 16.0
     """Strength the LoRA is trained at, relative to its rank. Equal to the rank is usual."""
 
+    kind: str = "lora"
+    """lora fits everywhere. rslora keeps its strength at high ranks. dora also learns how strongly
+    each input counts; closest to training the whole model, about a tenth slower. loha and lokr
+    make other small files: loha says more with the same rank and is the slowest, lokr is the
+    smallest. Every LoRA loader of ComfyUI reads them all."""
+
+    targets: str = "all_linear"
+    """Which layers learn. all_linear takes every linear layer of the blocks; attention_mlp leaves
+    out those that steer by time and prompt; attention alone changes least; convolutions adds those
+    of the blocks (SD 1.5, SDXL); pattern takes what the lines below name."""
+
+    pattern: str = ""
+    """Layer names with stars, one per line, such as *attn*to_q*. A line may give a rank of its own
+    (*attn* = 32); of several that match a layer the last counts. With targets other than pattern
+    the lines only give ranks. Alpha stays the trainer's."""
+
+    dropout: float = 0.0
+    """Chance that each of the LoRA's directions is left out at a look at a batch; 0.1 helps against
+    learning few pairs by heart. Chosen, rejected and both computations of an image leave out the
+    same ones; the reference, previews and the saved LoRA none. For lora, rslora and dora."""
+
+    def alpha_at(self, rank: int) -> float:
+        """What a LoRA loader, which divides by the rank, must read for a layer of this rank."""
+        return self.alpha * (math.sqrt(rank) if self.kind == "rslora" else 1.0)
+
+    def rank_at(self, name: str) -> int:
+        """The rank of a layer."""
+        return pattern_rank(self.pattern, name, self.rank)
+
     def problems(self) -> list[str]:
         found = []
-        if not 1 <= self.rank <= 1024:
-            found.append(f"rank is {self.rank}: use 1 to 1024, 16 is the default.")
+        if not 1 <= self.rank <= MAX_RANK:
+            found.append(f"rank is {self.rank}: use 1 to {MAX_RANK}, 16 is the default.")
         if not 0 < self.alpha <= 65536:
             found.append(f"alpha is {self.alpha}: use a number above 0, the rank is usual.")
+        if self.kind not in KINDS:
+            found.append(f"type is {self.kind!r}: choose {', '.join(KINDS)}.")
+        found += pattern_problems(self.targets, self.pattern)
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout is {self.dropout}: use 0 to below 1, 0.1 is usual.")
+        elif self.dropout and self.kind in KINDS and self.kind not in LOW_RANK:
+            found.append(
+                f"dropout cannot go with type {self.kind}, which has no directions to leave out: "
+                f"set dropout to 0, or type to {', '.join(LOW_RANK)}."
+            )
         return found
 
 
@@ -45,13 +97,16 @@ class Target:
     Attributes:
         name: where its weight lives in the model, without ``.weight``.
         layer: gives the geometry; an instance of the ``torch.nn`` layer it stands for, or any
-            module with ``in_features`` and ``out_features``. Its weights are not read.
+            module with ``in_features`` and ``out_features``.
         forward: computes the frozen layer's output.
+        borrow: the weight as it computes, lent for a moment; None: ``layer.weight``. Only DoRA
+            reads it.
     """
 
     name: str
     layer: nn.Module
     forward: Callable[..., Tensor]
+    borrow: Callable[[], AbstractContextManager[Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +133,7 @@ class Adapter:
 
     Args:
         targets: the layers to adapt.
-        settings: rank and alpha of a new LoRA.
+        settings: shape of a new LoRA.
         device: where the model computes.
         seed: of the initial values; they do not depend on anything else.
         existing: a LoRA to go on from, by target name. Its ranks and alphas replace those of
@@ -98,10 +153,13 @@ class Adapter:
     ) -> None:
         if existing is not None:
             targets = [target for target in targets if target.name in existing]
+            settings = replace(settings, kind="lora")
         if not targets:
             raise ValueError("The model has no layer this LoRA can attach to.")
         self._targets = {target.name: target for target in targets}
-        self._layers = _peft_layers(targets, settings, device, seed, existing)
+        self._layers = _layers(targets, settings, device, seed, existing)
+        self._device, self._dropout = device, settings.dropout
+        self._draws: dict[str, Draw] | None = None
         self._frozen: dict[str, Tensor] | None = None
         self._active = True
         if existing is not None:
@@ -113,23 +171,64 @@ class Adapter:
         """Names of the adapted layers."""
         return list(self._layers)
 
-    def forward(self, name: str, *inputs: Any, **options: Any) -> Tensor:
+    def forward(self, name: str, x: Tensor, *others: Any, **options: Any) -> Tensor:
         """The adapted layer's output: the frozen layer's, plus the LoRA's if it is on."""
-        if self._active:
-            return self._layers[name](*inputs, **options)
-        return self._targets[name].forward(*inputs, **options)
+        frozen = self._targets[name].forward
+        if not self._active:
+            return frozen(x, *others, **options)
+        draw = Draw() if self._draws is None else self._draws[name]
+        return self._layers[name].forward(lambda z: frozen(z, *others, **options), x, draw)
+
+    def initialise(self) -> None:
+        """Completes a new LoRA from the frozen weights, which must be loaded: for DoRA."""
+        for layer in self._layers.values():
+            layer.initialise()
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Inside, parameters stay as they are: what follows from them is computed once."""
+        self._draws = {name: Draw() for name in self._layers}
+        try:
+            yield
+        finally:
+            self._draws = None
+
+    @contextmanager
+    def micro_batch(self, seed: int, step: int, number: int) -> Iterator[None]:
+        """As :meth:`steady`, and one dropout holds for every pass of the policy.
+
+        Args:
+            seed: of the run.
+            step: the optimiser step, counted from 0. The first has no dropout, so that policy and
+                reference can be compared before anything is trained.
+            number: of the micro-batch in the step.
+        """
+        with self.steady():
+            if self._dropout and step > 0 and self._draws is not None:
+                for name, kept in self._drawn(f"adapter dropout {seed} {step} {number}").items():
+                    self._draws[name].kept = kept
+            yield
+
+    def _drawn(self, key: str) -> dict[str, Tensor]:
+        """For every layer the directions kept, shape (rank,), enlarged to keep their sum."""
+        digest = blake2b(key.encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        ranks = [layer.rank for layer in self._layers.values()]
+        kept = torch.rand(sum(ranks), generator=generator) >= self._dropout
+        enlarged = (kept / (1 - self._dropout)).to(self._device)
+        return dict(zip(self._layers, enlarged.split(ranks), strict=True))
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable ones: ``<layer>.lora_A.weight`` (down), ``<layer>.lora_B.weight`` (up)."""
-        found = {}
-        for name, layer in self._layers.items():
-            found[f"{name}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
-            found[f"{name}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
-        return found
+        """The trainable ones by their names in a LoRA file, ``<layer>.lora_A.weight`` and so on."""
+        return {
+            f"{name}.{part}": parameter
+            for name, layer in self._layers.items()
+            for part, parameter in layer.parts.items()
+        }
 
     def alphas(self) -> dict[str, float]:
-        """Alpha of every adapted layer."""
-        return {name: float(layer.lora_alpha[ADAPTER]) for name, layer in self._layers.items()}
+        """Alpha of every adapted layer that has one."""
+        return {n: layer.alpha for n, layer in self._layers.items() if layer.alpha is not None}
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the parameters, fp32 on the CPU."""
@@ -186,6 +285,7 @@ class Adapter:
             return
         parameters = self.parameters()
         live = {name: parameter.data for name, parameter in parameters.items()}
+        draws, self._draws = self._draws, None
         try:
             for name, parameter in parameters.items():
                 parameter.data = self._frozen[name]
@@ -193,6 +293,7 @@ class Adapter:
         finally:
             for name, parameter in parameters.items():
                 parameter.data = live[name]
+            self._draws = draws
 
 
 def _named_weights(existing: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
@@ -203,69 +304,30 @@ def _named_weights(existing: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
     return found
 
 
-def _peft_layers(
+def _layers(
     targets: Sequence[Target],
     settings: AdapterSettings,
     device: torch.device,
     seed: int,
     existing: Mapping[str, LoraWeights] | None,
-) -> dict[str, Any]:
-    # PEFT reads dots as paths; numbered children keep a model's own names out of its patterns.
-    root = nn.Module()
-    children = {f"t{i}": target for i, target in enumerate(targets)}
-    for child, target in children.items():
-        root.add_module(child, _stand_in(target, device))
-    ranks, alphas = {}, {}
-    if existing is not None:
-        ranks = {child: existing[t.name].rank for child, t in children.items()}
-        alphas = {child: existing[t.name].alpha for child, t in children.items()}
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides by it
-        target_modules=list(children),
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-        inject_adapter_in_model(config, root, adapter_name=ADAPTER)
-    layers = {}
-    for child, target in children.items():
-        layer: Any = root.get_submodule(child)
-        # fp32 weights are cast down to what the model computes in. PEFT would cast the
-        # activations up, and keep them for backward in twice the size.
-        layer.cast_input_dtype_enabled = False
-        if hasattr(layer.base_layer, "dilation"):  # PEFT leaves it out
-            layer.lora_A[ADAPTER].dilation = layer.base_layer.dilation
-        for module in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
-            module.forward = _forward_in_input_dtype(module)
-        layers[target.name] = layer
-    return layers
-
-
-def _stand_in(target: Target, device: torch.device) -> nn.Module:
-    """A layer of the target's geometry that holds no weights and computes through the target."""
-    layer: Any = target.layer
-    stand_in: nn.Module
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        kind: Any = next(k for k in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, k))
-        stand_in = kind(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
-            layer.padding, layer.dilation, layer.groups, bias=False, device="meta",
-        )
-        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+) -> dict[str, AdapterLayer]:
+    names = [target.name for target in targets]
+    if existing is None:
+        ranks = [settings.rank_at(name) for name in names]
+        alphas = [settings.alpha_at(rank) for rank in ranks]
     else:
-        shape = (layer.out_features, layer.in_features)
-        stand_in = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    # PEFT takes device and dtype from the weight: one zero, expanded, says fp32 on the device.
-    zero = torch.zeros(1, device=device).expand(shape)
-    stand_in.weight = nn.Parameter(zero, requires_grad=False)
-    stand_in.forward = target.forward
-    return stand_in
+        ranks = [existing[name].rank for name in names]
+        alphas = [existing[name].alpha for name in names]
+    made = peft_layers([target.layer for target in targets], settings.kind, ranks, device, seed)
+    kinds: dict[str, Callable[..., AdapterLayer]] = {"loha": LohaLayer, "lokr": LokrLayer}
+    found = {}
+    for target, peft_layer, alpha in zip(targets, made, alphas, strict=True):
+        kind = kinds.get(settings.kind, LoraLayer)
+        if settings.kind == "dora":
+            kind = partial(DoraLayer, weight=target.borrow or partial(_own_weight, target.layer))
+        found[target.name] = kind(target.layer, peft_layer, alpha)
+    return found
 
 
-def _forward_in_input_dtype(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    if isinstance(module, nn.Linear):
-        return lambda x: nn.functional.linear(x, module.weight.to(x.dtype))
-    convolution: Any = module
-    return lambda x: convolution._conv_forward(x, convolution.weight.to(x.dtype), None)
+def _own_weight(layer: Any) -> AbstractContextManager[Tensor]:
+    return nullcontext(layer.weight)

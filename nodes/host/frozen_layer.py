@@ -137,6 +137,13 @@ class _Norm(torch.autograd.Function):
 
 
 @contextmanager
+def frozen_weight(layer: Any, dtype: torch.dtype, device: torch.device) -> Iterator[Tensor]:
+    """The weight that the layer computes with, LoRAs of the model included; lent, not to keep."""
+    with _weights(layer, torch.empty(0, dtype=dtype, device=device)) as (weight, _):
+        yield weight
+
+
+@contextmanager
 def _weights(layer: Any, like: Tensor) -> Iterator[tuple[Any, Any]]:
     """The layer's weight and bias in ``like``'s dtype and device, borrowed from the host."""
     if layer.weight is None:

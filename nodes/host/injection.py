@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
 from ...dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from ...dpo_core.training.targets import ModelLayers, chosen_layers
 from .checkpointed_block import checkpointed_forward, repeated_blocks
-from .frozen_layer import frozen_forward, is_host_layer
+from .frozen_layer import frozen_forward, frozen_weight, is_host_layer
 
 KEY = "dpo"
 PREFIX = "diffusion_model."
@@ -52,21 +54,17 @@ class TrainedModel:
     ) -> None:
         self.patcher = patcher.clone()
         self._model = self.patcher.model.diffusion_model
-        self._layers = {
-            PREFIX + name: layer
-            for name, layer in self._model.named_modules()
-            if is_host_layer(layer)
-        }
+        self._layers = _host_layers(self._model)
         self._frozen = {name: frozen_forward(layer) for name, layer in self._layers.items()}
-        blocks = repeated_blocks(self._model)
-        names = existing.keys() if existing is not None else _linear_layers(self._layers, blocks)
+        names = set(existing if existing is not None else adapted_layers(patcher, settings))
+        dtype, device = self.patcher.model.get_dtype_inference(), patcher.load_device
         targets = [
-            Target(name, layer, self._frozen[name])
+            Target(name, layer, self._frozen[name], partial(frozen_weight, layer, dtype, device))
             for name, layer in self._layers.items()
             if name in names
         ]
-        self.adapter = Adapter(targets, settings, patcher.load_device, seed, existing)
-        self._checkpointed = blocks if gradient_checkpointing else []
+        self.adapter = Adapter(targets, settings, device, seed, existing)
+        self._checkpointed = repeated_blocks(self._model) if gradient_checkpointing else []
         self._forwards = _Forwards()
         self._tensors = _PlainTensors()
         self._upstream = _UpstreamPatches()
@@ -99,14 +97,42 @@ class TrainedModel:
         self._forwards.restore()
 
 
-def _linear_layers(layers: dict[str, nn.Module], blocks: list[nn.Module]) -> set[str]:
-    """Attention, MLP and modulation: the linear layers of the repeated blocks.
+def adapted_layers(patcher: ModelPatcher, settings: AdapterSettings) -> list[str]:
+    """Names of the layers that a new LoRA with these settings attaches to.
 
-    Embeddings and the last layer, which all pictures pass alike, are left alone.
+    Raises:
+        ValueError: the model has none of them, or a line of the pattern matches none.
     """
-    inside = {id(module) for block in blocks for module in block.modules()}
-    linear = {name for name, layer in layers.items() if hasattr(layer, "in_features")}
-    return {name for name in linear if id(layers[name]) in inside} or linear
+    model = patcher.model.diffusion_model
+    return chosen_layers(settings.targets, settings.pattern, _model_layers(model))
+
+
+def _host_layers(model: nn.Module) -> dict[str, nn.Module]:
+    return {
+        PREFIX + name: layer for name, layer in model.named_modules() if is_host_layer(layer)
+    }
+
+
+def _model_layers(model: nn.Module) -> ModelLayers:
+    """Attention, MLP and modulation are the linear layers of the repeated blocks.
+
+    Embeddings and the last layer, which all pictures pass alike, are left alone unless named.
+    """
+    layers = _host_layers(model)
+    inside = {id(module) for block in repeated_blocks(model) for module in block.modules()}
+    linear = [name for name, layer in layers.items() if hasattr(layer, "in_features")]
+    convolutions = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and layer.groups == 1
+    ]
+
+    def within(names: list[str]) -> list[str]:
+        return [name for name in names if id(layers[name]) in inside]
+
+    chosen = ModelLayers(within(linear) or linear, within(convolutions))
+    rest = {*linear, *convolutions} - {*chosen.linear, *chosen.convolutions}
+    return replace(chosen, outside=[name for name in layers if name in rest])
 
 
 class _Forwards:

@@ -21,7 +21,7 @@ from ...dpo_core.evaluation.validation import ValidationState
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.event_log import EventLog
-from ...dpo_core.saving.lora_file import lora_metadata, lora_tensors, save_lora
+from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
 from ...dpo_core.training.dataset import EncodedPairs, Record, tensor_digest
@@ -29,7 +29,7 @@ from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .folders import runs_folder
 from .identity import model_identity
-from .injection import TrainedModel
+from .injection import TrainedModel, adapted_layers
 from .progress import Progress
 from .session import training_session
 
@@ -133,7 +133,8 @@ def build_trainer(
     Raises:
         ValueError: every problem found, each with its fix.
     """
-    problems = settings.problems() + adapter.problems() + model_problems(patcher)
+    problems = settings.problems() + model_problems(patcher)
+    problems += adapter_problems(patcher, adapter, origin.existing is not None)
     if problems:
         raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
     content = {
@@ -143,7 +144,9 @@ def build_trainer(
         "held_out": held_out.digest if settings.validation is not None else "",
         "lineage": list(dataset.lineage),
         "settings": asdict(settings),
-        "adapter": asdict(adapter) if origin.existing is None else _digest(origin.existing),
+        "adapter": asdict(adapter) if origin.existing is None else {
+            "weights": _digest(origin.existing), "dropout": adapter.dropout
+        },
         "continues": None if origin.run is None else [origin.run.id, origin.step],
     }
     run = RunFolder(runs_folder(), content)
@@ -201,6 +204,24 @@ def model_problems(patcher: ModelPatcher) -> list[str]:
     return found
 
 
+def adapter_problems(patcher: ModelPatcher, adapter: AdapterSettings, existing: bool) -> list[str]:
+    """Why this adapter cannot be put on the model; ``existing`` if a LoRA is refined."""
+    found = adapter.problems()
+    if found:
+        return found
+    if not existing:
+        try:
+            adapted_layers(patcher, adapter)
+        except ValueError as error:
+            found.append(str(error))
+    elif adapter.kind != "lora":
+        found.append(
+            f"The LoRA given as existing_lora is refined as what it is: set type to lora instead "
+            f"of {adapter.kind}, or train a new LoRA."
+        )
+    return found
+
+
 def left_out(patcher: ModelPatcher) -> list[str]:
     """Names of what other nodes put around the model and training does without."""
     wrappers = patcher.wrappers.values()
@@ -244,11 +265,10 @@ def _is_stopped(trainer: Trainer) -> bool:
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
     """The LoRA as the host's loaders take it, text encoder weights included."""
-    layers = {name.rsplit(".lora_", 1)[0] for name in state.weights}
-    existing = trainer.origin.existing
+    existing, ranks = trainer.origin.existing, lora_ranks(state.weights)
     alphas = {
-        layer: trainer.adapter.alpha if existing is None else existing[layer].alpha
-        for layer in layers
+        layer: trainer.adapter.alpha_at(rank) if existing is None else existing[layer].alpha
+        for layer, rank in ranks.items()
     }
     return lora_tensors(state.weights, alphas) | dict(trainer.origin.carried or {})
 
@@ -256,15 +276,17 @@ def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
 def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:
     """Metadata for the trainer's LoRA file."""
     rows = trainer.run.history(trainer.step)
-    ranks = {name: t.shape[0] for name, t in lora.items() if name.endswith(".lora_A.weight")}
-    largest = max(ranks, key=lambda name: ranks[name])
+    adapter, ranks = trainer.adapter, lora_ranks(lora)
+    largest = max(ranks, key=lambda name: ranks[name], default=None)
     return lora_metadata(
         lora,
         title=title,
         architecture=_architecture(trainer.patcher),
-        rank=ranks[largest],
-        alpha=float(lora[largest.replace(".lora_A.weight", ".alpha")]),
-        settings=asdict(trainer.settings) | {"run": trainer.run.id},
+        rank=adapter.rank if largest is None else ranks[largest],
+        alpha=adapter.alpha if largest is None else float(lora[f"{largest}.alpha"]),
+        kind=adapter.kind,
+        dropout=adapter.dropout,
+        settings=asdict(trainer.settings) | {"adapter": asdict(adapter), "run": trainer.run.id},
         metrics=rows[-1] if rows else {},
         steps=trainer.step,
         pairs=len(trainer.dataset.records),

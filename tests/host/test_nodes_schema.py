@@ -97,6 +97,12 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "max_grad_norm": ("FLOAT", 1.0),
         "ema": ("FLOAT", 0.0),
     },
+    "DPOAdapter": {
+        "type": ("COMBO", "lora"),
+        "targets": ("COMBO", "all_linear"),
+        "pattern": ("STRING", ""),
+        "dropout": ("FLOAT", 0.0),
+    },
     "DPOValidation": {
         "percent": ("INT", 10),
         "split_seed": ("INT", 0),
@@ -121,6 +127,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "objective": ("DPO_OBJECTIVE", None),
         "noise": ("DPO_NOISE", None),
         "optimizer": ("DPO_OPTIMIZER", None),
+        "adapter": ("DPO_ADAPTER", None),
         "validation": ("DPO_VALIDATION", None),
         "existing_lora": ("LORA_MODEL", None),
         "continue_from": ("DPO_TRAINER", None),
@@ -152,6 +159,7 @@ OUTPUTS = {
     "DPOObjective": [("objective", "DPO_OBJECTIVE")],
     "DPONoise": [("noise", "DPO_NOISE")],
     "DPOOptimizer": [("optimizer", "DPO_OPTIMIZER")],
+    "DPOAdapter": [("adapter", "DPO_ADAPTER")],
     "DPOValidation": [("validation", "DPO_VALIDATION")],
     "DPOTrainer": [("trainer", "DPO_TRAINER")],
     "DPOTrainSteps": [
@@ -170,6 +178,10 @@ OPTIONS = {
     ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
     ("DPORankImages", "use"): ["session", "this_batch"],
     ("DPOOptimizer", "schedule"): ["constant", "cosine", "linear"],
+    ("DPOAdapter", "type"): ["lora", "rslora", "dora", "loha", "lokr"],
+    ("DPOAdapter", "targets"): [
+        "attention", "attention_mlp", "all_linear", "convolutions", "pattern",
+    ],
     ("DPOValidation", "patience_mode"): ["either", "both"],
     ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
 }

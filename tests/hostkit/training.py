@@ -53,9 +53,13 @@ def training(
     existing: Any = None,
     checkpointing: bool = True,
     filled: bool = True,
+    **shape: Any,
 ) -> Iterator[Training]:
-    """A training session on `patcher`; `filled` gives the adapter random weights."""
-    settings = pack_module("dpo_core.training.adapter").AdapterSettings(rank, alpha)
+    """A training session on `patcher`; `filled` gives the adapter random weights.
+
+    `shape` is what else AdapterSettings takes, such as the kind.
+    """
+    settings = pack_module("dpo_core.training.adapter").AdapterSettings(rank, alpha, **shape)
     injection, session = pack_module("nodes.host.injection"), pack_module("nodes.host.session")
     with torch.inference_mode(False):
         trained = injection.TrainedModel(patcher, settings, 0, existing, checkpointing)

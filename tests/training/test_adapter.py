@@ -9,10 +9,14 @@ from torch import Tensor, nn
 from toykit.flow import CPU, ToyFlow, stir, toy_adapter, toy_lora
 
 from dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from dpo_core.training.adapter_layer import KINDS
 
 
-def one_layer(layer: nn.Module, rank: int = 2, alpha: float = 3.0) -> Adapter:
-    return Adapter([Target("x", layer, layer.forward)], AdapterSettings(rank, alpha), CPU, seed=0)
+def one_layer(
+    layer: nn.Module, rank: int = 2, alpha: float = 3.0, kind: str = "lora"
+) -> Adapter:
+    settings = AdapterSettings(rank, alpha, kind)
+    return Adapter([Target("x", layer, layer.forward)], settings, CPU, seed=0)
 
 
 def set_up(adapter: Adapter) -> tuple[Tensor, Tensor]:
@@ -90,16 +94,26 @@ def test_a_layer_is_known_by_its_geometry_alone_and_its_weight_is_not_read() -> 
     assert torch.equal(adapter.forward("x", x), x[:, :3] * 2)
 
 
-def test_the_adapter_holds_no_base_weight() -> None:
-    big = nn.Linear(512, 512)
-    adapter = one_layer(big, rank=1)
-    stored = {}
-    for layer in adapter._layers.values():  # what PEFT holds is not ours to show
-        for tensor in [*layer.parameters(), *layer.buffers()]:
-            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    # Down and up of rank 1, 512 values each, and one zero.
-    assert sum(stored.values()) == 4 * (512 + 512 + 1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_adapter_keeps_nothing_of_the_base_weights_size(kind: str) -> None:
+    """Neither when it is built nor for backward, whatever it computes in between."""
+    big = nn.Linear(512, 512, bias=False).requires_grad_(False)
+    target = Target("x", big, lambda x: 2 * x)
+    adapter = Adapter([target], AdapterSettings(1, 1.0, kind), CPU, seed=0)
+    adapter.initialise()
+    kept: list[Tensor] = [*adapter.parameters().values()]
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = adapter.forward("x", torch.randn(3, 512).requires_grad_())
+    stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     assert big.weight.untyped_storage().data_ptr() not in stored
+    # Of rank 1: at most eight vectors, or the 16 x 32 of both Kronecker factors; and three rows.
+    assert sum(stored.values()) <= 4 * 512 * (8 + 3)
+    y.sum().backward()
 
 
 def test_the_owner_may_change_its_layer_at_any_time() -> None:
