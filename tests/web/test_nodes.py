@@ -22,6 +22,8 @@ def test_every_node_is_drawn_with_widgets_and_tooltips(front_end: FrontEnd) -> N
     for name, schema in schemas.items():
         # Far enough that no element of a tall node lies over the next one.
         node = front_end.add(name, y=2000 * len(front_end.nodes()))
+        # With the inputs that Nodes 2.0 folds away.
+        node.evaluate("node => { node.showAdvanced = true }")
         node.show()
         tooltips = {
             input_name: options[1].get("tooltip")

@@ -102,10 +102,12 @@ class Ranking:
             "() => Object.keys(localStorage).filter(k => k.startsWith('dpo.unsaved.')).length"
         ))
 
-    def outline(self) -> str:
-        """The style of the outline around what has the focus."""
-        found = self.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
-        return str(found)
+    def focus_is_seen(self) -> bool:
+        """Whether the picture in focus has a frame above it."""
+        shadow = self.page.evaluate(
+            "() => getComputedStyle(document.activeElement, '::after').boxShadow"
+        )
+        return "inset" in shadow
 
     def badges(self) -> list[str]:
         """The pair badge of each picture, empty where there is none."""

@@ -4,7 +4,7 @@
 import { Board } from "../board.mjs";
 import { describe } from "../vote.mjs";
 import { BestWorstView } from "./best_worst_view.mjs";
-import { button, el, setData, setHidden, setText } from "./element.mjs";
+import { button, el, icon, setData, setHidden, setText } from "./element.mjs";
 import { PairBar } from "./pair_bar.mjs";
 import { RankView } from "./rank_view.mjs";
 import { SideBySideView } from "./side_by_side_view.mjs";
@@ -392,14 +392,20 @@ export class RankingWidget {
     this._dialog.showModal();
     if (this._panel.contains(focused)) focused.focus({ preventScroll: true });
     else this._panel.focus({ preventScroll: true });
-    this._fullButton.setAttribute("aria-label", "Leave full screen");
+    this._nameFullButton("Leave full screen", "close");
+  }
+
+  _nameFullButton(label, sign) {
+    this._fullButton.setAttribute("aria-label", label);
+    this._fullButton.title = `${label} (F)`;
+    this._fullButton.replaceChildren(icon(sign));
   }
 
   _bringBack() {
     const focused = document.activeElement;
     this.element.append(this._panel);
     this._dialog.remove();
-    this._fullButton.setAttribute("aria-label", "Full screen");
+    this._nameFullButton("Full screen", "full");
     const target = this._panel.contains(focused) ? focused : this._fullButton;
     target.focus({ preventScroll: true });
   }
