@@ -115,7 +115,10 @@ def main() -> None:
         denoiser = pack("nodes.host.denoiser").HostDenoiser(trained.patcher)
         sigma, noise = denoiser.sigma(torch.tensor([0.4])), torch.randn_like(latents[:1])
         sides = [rows(latents[i : i + 1], (prompt,), sigma, noise) for i in (0, 1)]
-        batch = batches.Batch(tuple(sides), pack("dpo_core.training.objectives").certain(1))
+        batch = batches.Batch(
+            tuple(sides), pack("dpo_core.training.objectives").certain(1), draw_keys=("pair:0",)
+        )
+        cache = pack("dpo_core.training.reference_cache").ReferenceCache(1e-4)
 
         for parameter in trained.adapter.parameters().values():
             # There from the start, as in every micro-batch after the first.
@@ -136,22 +139,31 @@ def main() -> None:
                 denoiser.predict(both)
             denoiser.predict(both).residual.square().mean().backward()
 
-        def mode(schedule: Any) -> Callable[[], None]:
+        def bare_cached() -> None:
+            clear()
+            denoiser.predict(sides[0].joined(sides[1])).residual.square().mean().backward()
+
+        def mode(schedule: Any, known: Any = None) -> Callable[[], None]:
             def step() -> None:
                 clear()
-                schedule(denoiser, trained.adapter, batch, objective, 1.0)
+                schedule(denoiser, trained.adapter, batch, objective, 1.0, cache=known)
 
             return step
 
         base_seconds, base_bytes = measured(ordinary)
         kept = "with" if options.checkpointing else "without"
         print(f"{options.kind}, latents {options.size} x {options.size}, {kept} checkpointing")
-        print(f"{'ordinary LoRA step':24} {base_seconds:8.3f} s  {base_bytes / 2**20:9.1f} MB")
+        print(f"{'ordinary LoRA step':26} {base_seconds:8.3f} s  {base_bytes / 2**20:9.1f} MB")
         steps = {name: mode(schedule) for name, schedule in passes.SCHEDULES.items()}
-        for label, step in {**steps, "bare passes of full": bare_full}.items():
+        # Their first call, which is not counted, computes the reference.
+        steps |= {
+            f"{name}, cached": mode(schedule, cache) for name, schedule in passes.SCHEDULES.items()
+        }
+        steps |= {"bare passes of full": bare_full, "bare passes, cached": bare_cached}
+        for label, step in steps.items():
             seconds, size = measured(step)
             print(
-                f"{label:24} {seconds:8.3f} s  {size / 2**20:9.1f} MB   "
+                f"{label:26} {seconds:8.3f} s  {size / 2**20:9.1f} MB   "
                 f"time x {seconds / base_seconds:.2f}   memory x {size / base_bytes:.3f}"
             )
 
