@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from toykit.flow import ToyFlow, stir, toy_adapter, toy_lora
 
-from dpo_core.saving.lora_file import lora_metadata, lora_tensors, read_lora, save_lora
+from dpo_core.saving.lora_file import (
+    lora_layers,
+    lora_metadata,
+    lora_ranks,
+    lora_tensors,
+    read_lora,
+    save_lora,
+)
 
 
 def trained_lora() -> dict[str, Tensor]:
@@ -60,6 +67,40 @@ def test_every_layer_has_down_up_and_alpha() -> None:
     for tensor in tensors.values():
         assert tensor.device.type == "cpu" and tensor.is_contiguous()
         assert tensor.dtype == torch.float32 and not tensor.requires_grad
+
+
+def test_layers_and_ranks_of_every_type_are_known_by_the_names_of_their_tensors() -> None:
+    ones = torch.ones
+    tensors = {
+        "a.b.lora_A.weight": ones(2, 5), "a.b.lora_B.weight": ones(4, 2), "a.b.alpha": ones(()),
+        "d.lora_A.weight": ones(3, 5), "d.lora_B.weight": ones(4, 3), "d.dora_scale": ones(1, 5),
+        "h.hada_w1_a": ones(4, 6), "h.hada_w1_b": ones(6, 5),
+        "h.hada_w2_a": ones(4, 6), "h.hada_w2_b": ones(6, 5),
+        "k.lokr_w1": ones(2, 2), "k.lokr_w2": ones(2, 2),
+        "r.lokr_w1": ones(2, 2), "r.lokr_w2_a": ones(8, 7), "r.lokr_w2_b": ones(7, 8),
+        "lora_te_x.lora_up.weight": ones(1, 1),
+    }
+    assert lora_ranks(tensors) == {"a.b": 2, "d": 3, "h": 6, "r": 7}
+    layers = lora_layers(tensors)
+    assert list(layers) == ["a.b", "d", "h", "k", "r"]
+    assert set(layers["d"]) == {"lora_A.weight", "lora_B.weight", "dora_scale"}
+    assert layers["k"]["lokr_w2"] is tensors["k.lokr_w2"]
+
+
+def test_metadata_says_what_kind_of_lora_it_is() -> None:
+    def named(**options: object) -> tuple[str, dict[str, str]]:
+        found = metadata(trained_lora(), **options)
+        return found["ss_network_module"], json.loads(found["ss_network_args"])
+
+    assert named() == named(kind="lora") == named(kind="rslora") == ("networks.lora", {})
+    dropped = {"rank_dropout": "0.1"}
+    assert named(kind="lora", dropout=0.1) == ("networks.lora", dropped)
+    dora = {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}
+    assert named(kind="dora") == ("lycoris.kohya", dora)
+    assert named(kind="dora", dropout=0.1) == ("lycoris.kohya", dora | dropped)
+    assert named(kind="loha") == ("lycoris.kohya", {"algo": "loha"})
+    assert named(kind="lokr") == ("lycoris.kohya", {"algo": "lokr"})
+    assert named() == ("networks.lora", {}), "nothing stays behind"
 
 
 def test_what_is_read_back_is_what_was_saved(tmp_path: Path) -> None:

@@ -100,9 +100,12 @@ def toy_adapter(
     alpha: float = 3.0,
     seed: int = 0,
     existing: dict[str, LoraWeights] | None = None,
+    **shape: Any,
 ) -> Adapter:
-    """A LoRA on every layer of ``model``, attached to it."""
-    adapter = Adapter(model.targets(), AdapterSettings(rank, alpha), CPU, seed, existing)
+    """A LoRA on every layer of ``model``, attached to it; ``shape`` is more of its settings."""
+    settings = AdapterSettings(rank, alpha, **shape)
+    adapter = Adapter(model.targets(), settings, CPU, seed, existing)
+    adapter.initialise()
     model.adapter = adapter
     return adapter
 

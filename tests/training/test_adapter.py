@@ -147,11 +147,15 @@ def test_parameters_are_fp32_whatever_the_base_is_stored_in(base: torch.dtype) -
     assert x.grad is not None and x.grad.dtype == half
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [lambda: nn.Linear(64, 64), lambda: nn.Conv1d(64, 64, 1)])
-def test_activations_are_not_kept_wider_than_the_model_computes(make: Callable[[], Any]) -> None:
+def test_activations_are_not_kept_wider_than_the_model_computes(
+    make: Callable[[], Any], kind: str
+) -> None:
     layer = make().bfloat16().requires_grad_(False)
-    adapter = one_layer(layer, rank=1)
-    set_up(adapter)
+    adapter = one_layer(layer, rank=1, kind=kind)
+    adapter.initialise()
+    stir(adapter, size=0.5)
     shape = (100, 64) if isinstance(layer, nn.Linear) else (100, 64, 1)
     x = torch.randn(shape).bfloat16().requires_grad_()
     kept: list[Tensor] = []
@@ -162,7 +166,7 @@ def test_activations_are_not_kept_wider_than_the_model_computes(make: Callable[[
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         adapter.forward("x", x)
-    activations = [tensor for tensor in kept if tensor.shape[0] == 100]
+    activations = [tensor for tensor in kept if tensor.numel() >= 100 * 64]
     assert activations and all(tensor.dtype == torch.bfloat16 for tensor in activations)
 
 
@@ -231,11 +235,12 @@ def test_initial_values_depend_on_the_seed_and_on_nothing_else() -> None:
         assert torch.equal(first[name], other[name]) is name.endswith("lora_B.weight")
 
 
-def test_building_an_adapter_leaves_the_global_generators_alone() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_building_an_adapter_leaves_the_global_generators_alone(kind: str) -> None:
     torch.manual_seed(12345)
     before = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    toy_adapter(ToyFlow(), seed=5)
+    toy_adapter(ToyFlow(), seed=5, kind=kind)
     assert torch.equal(before, torch.get_rng_state())
     if torch.cuda.is_available():
         assert all(map(torch.equal, cuda, torch.cuda.get_rng_state_all()))
@@ -387,3 +392,13 @@ def test_good_settings_have_no_problems_and_every_bad_one_is_named() -> None:
     for alpha in (0.0, -1.0, float("nan"), float("inf")):
         (problem,) = AdapterSettings(alpha=alpha).problems()
         assert "alpha" in problem
+    assert "'lokk'" in AdapterSettings(kind="lokk").problems()[0]
+    for dropout in (-0.1, 1.0, float("nan")):
+        (problem,) = AdapterSettings(dropout=dropout).problems()
+        assert "dropout" in problem and str(dropout) in problem
+    assert AdapterSettings(kind="dora", dropout=0.5).problems() == []
+    for kind in ("loha", "lokr"):
+        (problem,) = AdapterSettings(kind=kind, dropout=0.5).problems()
+        assert kind in problem and "dropout" in problem
+    wrong = AdapterSettings(0, 0.0, "x", "y", "", 2.0)
+    assert len(wrong.problems()) == 5, "all at once"
