@@ -6,7 +6,7 @@ from toykit.pairs import toy_pairs
 
 from dpo_core.training.batch import Batch
 from dpo_core.training.batch import gather as gather_batch
-from dpo_core.training.dataset import EncodedPairs
+from dpo_core.training.dataset import EncodedGroup, EncodedImage, EncodedPairs
 from dpo_core.training.noise import NoiseSettings, draws
 from dpo_core.training.plan import MicroBatch
 
@@ -75,3 +75,27 @@ def test_sigma_is_the_models_own_schedule_at_the_drawn_position() -> None:
     assert batch.images[0].sigma.item() == torch.tensor(1 - expected.percent).float().item()
     assert torch.equal(batch.images[0].noise[0], expected.noise)
     assert batch.images[0].sigma.dtype == batch.images[0].noise.dtype == torch.float32
+
+
+def test_every_image_of_a_group_has_rows_of_its_own_and_shares_the_noise_or_not() -> None:
+    latents = tuple(torch.full((2, 4, 4), float(i)) for i in range(4))
+    groups = EncodedPairs(
+        (), (), (EncodedGroup(latents, (3.0, 2.0, 1.0, 0.0), torch.zeros(3), "one group"),)
+    )
+    shared, own = gather(0, pairs=groups), gather(0, pairs=groups, shared=False)
+    assert [rows.latents[0, 0, 0, 0].item() for rows in shared.images] == [0, 1, 2, 3]
+    assert len({rows.sigma.item() for rows in shared.images}) == 1
+    assert len({rows.sigma.item() for rows in own.images}) == 4
+    assert own.images[0].sigma == shared.images[0].sigma
+    assert shared.labels.ratings is not None and shared.labels.ratings.shape == (4, 1)
+
+
+def test_single_images_come_one_by_one_with_their_labels() -> None:
+    images = EncodedPairs((), tuple(
+        EncodedImage(torch.full((2, 4, 4), float(i)), torch.zeros(3), f"image {i}", i > 0)
+        for i in range(3)
+    ))
+    batch = gather(2, 0, pairs=images, visit=4)
+    (rows,) = batch.images
+    assert rows.latents[:, 0, 0, 0].tolist() == [2, 0] and len(batch) == 2 and batch.epoch == 4
+    assert batch.labels.liked is not None and batch.labels.liked.tolist() == [1, 0]
