@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
@@ -118,11 +119,11 @@ def run_laboratory(
         if row is None:
             row = asdict(trial) | {"taste": taste.name} | bench.judge(trial)
             text = json.dumps(row, indent=2) + "\n"
-            write_atomically(path, lambda part, text=text: _write(part, text))
+            write_atomically(path, partial(_write, text=text))
         found.append(row)
         progress("laboratory", i + 1, len(wanted))
     table = table_of(found)
-    write_atomically(folder / "table.md", lambda part: _write(part, table))
+    write_atomically(folder / "table.md", partial(_write, text=table))
     plot = plot_methods(found)
     write_atomically(folder / "plot.png", lambda part: plot.save(part, format="PNG"))
     return found

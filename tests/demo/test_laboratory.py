@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from dpo_core.demo.laboratory import run_laboratory, table_of, trials
 from dpo_core.demo.methods import METHODS, ROWS, lessons, paired_questions
 from dpo_core.demo.network import FlowNetwork, load_base, seeded_noise
 from dpo_core.demo.picks import scores
+from dpo_core.demo.plot import COLOURS, PANEL_WIDTH, plot_methods
 from dpo_core.demo.taste import TASTES
 from dpo_core.run import train
 from dpo_core.training.adapter import AdapterSettings
@@ -162,6 +165,26 @@ def test_shares_are_pooled_over_seeds_and_means_have_their_spread() -> None:
         "| 64 | 20 % | dpo | 80 % (58 to 92 %) | 1.50 ± 0.71 | 1.00 ± 0.00 | 50 % (30 to 70 %) "
         "| 2 |"
     )
+
+
+def test_the_plot_has_a_panel_for_each_amount_and_quality_of_picks() -> None:
+    def row(method: str, pairs: int, flipped: float, drift: float, reward: float) -> dict[str, Any]:
+        return {
+            "method": method, "pairs": pairs, "flipped": flipped, "drift": drift, "reward": reward,
+        }
+
+    few = [row("careful", 64, 0.0, 1.0, 0.2), row("bold", 64, 0.0, 1.1, 0.9)]
+    one = np.array(plot_methods(few))
+    four = plot_methods([
+        row("careful", pairs, flipped, 1.0, 0.2) for pairs in (16, 64) for flipped in (0.0, 0.2)
+    ])
+    assert four.height == 2 * one.shape[0] and four.width > 1.5 * one.shape[1]
+    panel = one[:, :PANEL_WIDTH]  # without the key
+    careful, bold = (
+        np.argwhere((panel == colour).all(axis=2)).mean(axis=0) for colour in COLOURS[:2]
+    )
+    assert bold[0] < careful[0] - 50  # more reward: further up
+    assert bold[1] > careful[1] + 50  # more drift: further right
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
