@@ -204,11 +204,11 @@ class _Bench:
 
     def _pictures(self, count: int, seed: int) -> tuple[list[Question], Tensor]:
         """Questions and their pictures; fewer are the first of more."""
-        asked, pictures = self._drawn.get(seed, ([], None))
-        if len(asked) < count or pictures is None:
-            asked = paired_questions(count, seed)
-            pictures = drawn(self._network, asked)
-            self._drawn[seed] = asked, pictures
+        known = self._drawn.get(seed)
+        if known is None or len(known[0]) < count:
+            more = paired_questions(count, seed)
+            known = self._drawn[seed] = more, drawn(self._network, more)
+        asked, pictures = known
         return asked[:count], pictures[: 2 * count]
 
     def _judged_by(self, count: int, seed: int) -> _HeldOut:
