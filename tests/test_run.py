@@ -44,10 +44,14 @@ def run(
     model: ToyFlow | None = None,
     pairs: EncodedPairs = PAIRS,
     existing: bool = False,
+    **shape: Any,
 ) -> tuple[Iterator[StepReport], Adapter, ToyFlow]:
-    """A run in a program of its own: nothing is shared with another but the arguments."""
+    """A run in a program of its own: nothing is shared with another but the arguments.
+
+    ``shape`` is of the adapter: its kind, dropout and so on.
+    """
     model = model or ToyFlow()
-    adapter = toy_adapter(model, existing=toy_lora(model) if existing else None)
+    adapter = toy_adapter(model, existing=toy_lora(model) if existing else None, **shape)
     return train(model, adapter, pairs, settings, steps, start), adapter, model
 
 
@@ -84,27 +88,39 @@ def copied(state: TrainState) -> TrainState:
 # Resuming
 
 
+KINDS = ("rslora", "dora", "loha", "lokr")
+ADAPTERS: list[tuple[int, dict[str, Any]]] = [
+    (100, {}),
+    (30, {"existing": True}),
+    (20, {"existing": True, "dropout": 0.3}),
+    (20, {"kind": "dora", "dropout": 0.3}),
+    *((10, {"kind": kind}) for kind in KINDS),
+]
+
+
 @pytest.mark.parametrize(
-    ("existing", "steps"), [(False, 100), (True, 30)], ids=["new adapter", "existing adapter"]
+    ("steps", "shape"), ADAPTERS,
+    ids=[" ".join(map(str, shape.values())) or "new adapter" for _, shape in ADAPTERS],
 )
 def test_100_and_100_steps_equal_200_bit_for_bit_in_memory_and_from_the_disk(
-    existing: bool, steps: int, tmp_path: Path
+    steps: int, shape: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole_reports, _, _ = run(steps=2 * steps, existing=existing)
+    whole_reports, _, _ = run(steps=2 * steps, **shape)
     whole = list(whole_reports)
-    half = end(steps, existing=existing)
+    half = end(steps, **shape)
     folder = RunFolder(tmp_path, {"some": "settings"})
     folder.open()
     folder.save_checkpoint(half)
 
     for start in (half, RunFolder(tmp_path, {"some": "settings"}).load_checkpoint(steps)):
-        reports, _, _ = run(steps=steps, start=start, existing=existing)
+        reports, _, _ = run(steps=steps, start=start, **shape)
         second = list(reports)
         assert [report.step for report in second] == list(range(steps + 1, 2 * steps + 1))
         assert same(second[-1].state(), whole[-1].state())
         for one, other in zip(second, whole[steps:], strict=True):
             assert one.metrics == other.metrics
-    assert whole[-1].metrics["dpo/accuracy"] > 0.5, "a run that stands still is easily resumed"
+    moved = not same_tensors(half.adapter, whole[-1].state().adapter)
+    assert moved, "a run that stands still is easily resumed"
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -180,8 +196,9 @@ def test_a_state_can_be_taken_at_any_step_and_stays_what_it_was() -> None:
         assert same(state, end(step))
 
 
-def test_all_modes_train_the_same_lora() -> None:
-    ends = [end(20, settings=replace(SETTINGS, execution_mode=mode)) for mode in MODES]
+@pytest.mark.parametrize("shape", [{}, {"dropout": 0.4}, {"kind": "dora", "dropout": 0.4}])
+def test_all_modes_train_the_same_lora(shape: dict[str, Any]) -> None:
+    ends = [end(20, settings=replace(SETTINGS, execution_mode=mode), **shape) for mode in MODES]
     for other in ends[1:]:
         for name, value in ends[0].adapter.items():
             torch.testing.assert_close(other.adapter[name], value, rtol=1e-3, atol=1e-5)
@@ -686,6 +703,37 @@ def test_a_taste_is_learned(mode: str, existing: bool) -> None:
     assert all(row["dpo/raw_loss"] < 0.3 for row in late)
     assert all(row["prediction_change"] > 0.01 for row in late)
     assert all(row["dpo/reward_margin"] > 0.1 for row in late)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_taste_is_learned_by_every_type_of_adapter(kind: str) -> None:
+    settings = TrainSettings(
+        objective=Objective(beta=5.0), optimizer=replace(FAST, learning_rate=2e-2),
+        batch_size=8, grad_accumulation_steps=1,
+    )
+    reports, _, _ = run(settings, 60, pairs=toy_pairs(8, lean=0.7), kind=kind, rank=4)
+    metrics = [report.metrics for report in reports]
+    assert metrics[0]["dpo/accuracy"] == 0.5 and metrics[0]["prediction_change"] == 0
+    assert all(row["dpo/accuracy"] == 1.0 for row in metrics[-10:])
+    assert all(row["dpo/raw_loss"] < 0.3 for row in metrics[-10:])
+
+
+def test_dropout_acts_in_training_and_never_in_validation() -> None:
+    learned = end(20)
+    still = OptimizerSettings(learning_rate=1e-12, warmup_steps=0)  # below fp32's resolution
+    settings = replace(SETTINGS, optimizer=still, validation=ValidationSettings(every=1))
+    rows = []
+    for dropout in (0.0, 0.5):
+        model = ToyFlow()
+        adapter = toy_adapter(model, dropout=dropout)
+        held_out = toy_pairs(3, seed=5)
+        (report,) = train(model, adapter, PAIRS, settings, 1, learned, held_out=held_out)
+        assert same_tensors(report.state().adapter, learned.adapter)
+        rows.append(report.metrics)
+    plain, dropped = rows
+    validated = [name for name in plain if name.startswith("dpo/val_")]
+    assert len(validated) >= 4 and all(plain[name] == dropped[name] for name in validated)
+    assert plain["prediction_change"] != dropped["prediction_change"]
 
 
 def test_swapped_pairs_teach_the_opposite() -> None:

@@ -44,7 +44,7 @@ class AdapterSettings:
 
     kind: str = "lora"
     """lora fits everywhere. rslora keeps its strength at high ranks. dora also learns how strongly
-    each input counts; closest to training the whole model, about a tenth slower. loha and lokr
+    each input counts; closest to training the whole model, a little slower. loha and lokr
     make other small files: loha says more with the same rank and is the slowest, lokr is the
     smallest. Every LoRA loader of ComfyUI reads them all."""
 

@@ -326,6 +326,30 @@ def test_latents_and_settings_that_do_not_fit_are_told_together(
     assert message.count("\n- ") == 5
 
 
+def test_adapters_that_do_not_fit(comfy_server: ComfyServer, model: Prompt) -> None:
+    def told(existing: bool = False, **settings: Any) -> str:
+        usual = {"type": "lora", "targets": "all_linear", "pattern": "", "dropout": 0.0}
+        prompt = model | paired(latents(0), latents(1), conditioning())
+        prompt["adapter"] = node("DPOAdapter", **(usual | settings))
+        prompt["trainer"] = trainer(adapter=["adapter", 0])
+        if existing:
+            prompt["lora"] = node("DPOLoadLoRA", lora_name="small.safetensors")
+            prompt["trainer"]["inputs"]["existing_lora"] = ["lora", 0]
+        return refusal(comfy_server, prompt, "trainer")
+
+    message = told(targets="pattern", pattern="*attn*\n*nonsense*")
+    assert "'*nonsense*' matches no layer" in message
+    assert "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q" in message
+    message = told(type="loha", dropout=0.5, pattern="*attn* = x")
+    assert "dropout cannot go with type loha" in message
+    assert "rank after '*attn*'" in message and message.count("\n- ") == 2
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    small = {f"{layer}.lora_A.weight": torch.ones(2, 320),
+             f"{layer}.lora_B.weight": torch.ones(320, 2)}
+    save_file(small, comfy_server.base_dir / "models" / "loras" / "small.safetensors")
+    assert "set type to lora instead of dora" in told(existing=True, type="dora")
+
+
 def test_conditioning_of_another_models_text_encoder(
     comfy_server: ComfyServer, model: Prompt
 ) -> None:

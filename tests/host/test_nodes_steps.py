@@ -14,6 +14,7 @@ import torch
 from hostkit.pair_folder import write_pair, write_pairs
 from hostkit.server import ComfyServer, RunResult
 from hostkit.workflows import Prompt, encoding, node, train_steps, trainer, training
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -265,6 +266,35 @@ def test_the_optimizer_node_decides_rates_and_an_averaged_lora_goes_on_in_parts(
     parts["steps"]["inputs"]["steps"] = 2
     assert comfy_server.queue(parts).error == ""
     assert equal(weights(comfy_server, "averaged_parts"), averaged)
+
+
+def test_the_adapter_node_decides_layers_ranks_and_type_of_what_is_saved(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = training(sd15_checkpoint.name, "parts", 3, adapter=["adapter", 0], rank=4)
+    prompt["adapter"] = node(
+        "DPOAdapter", type="dora", targets="attention", pattern="*attn2* = 3", dropout=0.2
+    )
+    prompt["file"] = node(
+        "DPOSaveLoRA", lora=["steps", 1], filename_prefix="loras/steps/kind", trainer=["steps", 0]
+    )
+    result = comfy_server.queue(prompt)
+    assert result.error == ""
+    assert "all used by ComfyUI's loader, as trained" in result.outputs["file"]["text"][0]
+    (path,) = (comfy_server.base_dir / "output" / "loras" / "steps").glob("kind_0*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(metadata["ss_network_args"]) == {
+        "algo": "lora", "dora_wd": "True", "wd_on_output": "False", "rank_dropout": "0.2",
+    }
+    assert json.loads(metadata["dpo.settings"])["adapter"]["pattern"] == "*attn2* = 3"
+    lora = load_file(path)
+    assert all(".attn" in name for name in lora)
+    ranks = {
+        (".attn2." in name, t.shape[0]) for name, t in lora.items() if name.endswith("A.weight")
+    }
+    assert ranks == {(True, 3), (False, 4)}
 
 
 def test_an_optimizer_that_cannot_work_is_named_with_everything_else(
