@@ -124,6 +124,10 @@ class RunFolder:
         matches = (CHECKPOINT.fullmatch(entry.name) for entry in self.path.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def remove_checkpoint(self, step: int) -> None:
+        """Deletes a checkpoint, if it is there."""
+        self._checkpoint(step).unlink(missing_ok=True)
+
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds one line to ``metrics.jsonl`` and flushes it."""
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}

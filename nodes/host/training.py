@@ -20,6 +20,7 @@ from ...dpo_core.evaluation.diagnostics import Watch, watched
 from ...dpo_core.evaluation.validation import ValidationState
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
+from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.event_log import EventLog
 from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors, save_lora
 from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
@@ -33,6 +34,9 @@ from .injection import TrainedModel, adapted_layers
 from .progress import Progress
 from .session import training_session
 
+AUTOSAVE_EVERY = 50
+"""Steps from one checkpoint to the next while training runs; a crash costs no more than these,
+unless writing one would take more than 2 % of the time."""
 VERSION = 1
 """Part of every run's id: raised when the same settings would give another result."""
 
@@ -300,14 +304,16 @@ def _train(trainer: Trainer, target: int, progress: Progress) -> int:
         the step reached: less than ``target`` if validation has ended the training.
     """
     reports: list[StepReport] = []
+    autosave = Autosave(trainer.run, AUTOSAVE_EVERY)
     kept = ""
     try:
-        _run(trainer, target, progress, reports)
+        _run(trainer, target, progress, reports, autosave)
         trainer.run.save_checkpoint(reports[-1].state())
+        autosave.clear(but=reports[-1].step)
         return reports[-1].step
     except BaseException as error:
         if reports:
-            kept = _keep(trainer, reports[-1].state())
+            kept = _keep(trainer, reports[-1].state(), autosave)
             progress.say(kept, log=True)
         if not comfy.model_management.is_oom(error):
             if isinstance(error, (TrainingError, OSError, RuntimeError)):
@@ -320,7 +326,13 @@ def _train(trainer: Trainer, target: int, progress: Progress) -> int:
     raise TrainingError(f"{_advice(trainer)} {kept}".strip())
 
 
-def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepReport]) -> None:
+def _run(
+    trainer: Trainer,
+    target: int,
+    progress: Progress,
+    reports: list[StepReport],
+    autosave: Autosave,
+) -> None:
     """Trains; ``reports`` always holds the last step done."""
     existing = trainer.origin.existing
     with torch.inference_mode(False):
@@ -353,6 +365,7 @@ def _run(trainer: Trainer, target: int, progress: Progress, reports: list[StepRe
                 if report.step > trainer.step:  # what is measured before the first is no step
                     reports[:] = [report]
                     progress.step(progress.total - (target - report.step), report.metrics)
+                    autosave.offer(report)
 
 
 def watch_of(trainer: Trainer) -> Watch:
@@ -417,10 +430,11 @@ def _reason(error: Exception, began: bool) -> str:
     )
 
 
-def _keep(trainer: Trainer, state: TrainState) -> str:
+def _keep(trainer: Trainer, state: TrainState, autosave: Autosave) -> str:
     """Saves what was learned so far; says where."""
     try:
         trainer.run.save_checkpoint(state)
+        autosave.clear(but=state.step)
         reached = replace(trainer, step=state.step)
         lora = lora_of(reached, state)
         name = f"stopped_{trainer.run.id[:8]}_step{state.step}"

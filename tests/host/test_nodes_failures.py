@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostkit.checkout import find_checkout
 from hostkit.pair_folder import write_pairs
 from hostkit.server import ComfyServer, RunResult
 from hostkit.workflows import Prompt, node, sampled, training
@@ -241,3 +244,34 @@ def test_no_room_on_disk_leaves_nothing_half_written(
     assert list((output / "loras" / "full").iterdir()) == []
     assert comfy_server.queue(prompt).status == "success"
     assert [p.name for p in (output / "loras" / "full").iterdir()] == ["disk_00001_.safetensors"]
+
+
+def test_a_killed_program_goes_on_from_what_it_had_put_by(
+    tmp_path: Path, sd15_checkpoint: Path
+) -> None:
+    checkout = find_checkout()
+    assert checkout is not None
+    server = ComfyServer(checkout, tmp_path)
+    (server.base_dir / "models" / "checkpoints" / sd15_checkpoint.name).symlink_to(sd15_checkpoint)
+    write_pairs(server.base_dir / "input" / "killed", 4)
+    prompt = training(sd15_checkpoint.name, "killed", 100_000)
+    with server:
+        server.submit(prompt)
+        runs = server.base_dir / "output" / "dpo" / "runs"
+        deadline = time.monotonic() + 200
+        while not (put_by := sorted(runs.glob("*/step_*.safetensors"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(server.process_id or 0, signal.SIGKILL)
+    (run,) = runs.iterdir()
+    assert not list(run.glob("*.part*"))
+    step = int(put_by[-1].stem.removeprefix("step_"))
+    rows = len((run / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= rows - step < 100
+
+    prompt["steps"]["inputs"]["steps"] = step + 2
+    with server:
+        result = server.queue(prompt)
+        assert result.status == "success", result.error
+        assert f"going on from step {step}, which is on disk" in server.log()
+    assert sorted(run.glob("step_*.safetensors"))[-1].stem == f"step_{step + 2:08d}"
