@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostkit.server import ComfyServer
+from webkit import browser
 from webkit.front_end import CANVAS_MODES, FrontEnd
 from webkit.ranking import (
     Ranking,
@@ -670,16 +672,17 @@ _CONTRASTS = """(panel) => {
 
 @pytest.fixture
 def both(web_server: ComfyServer, tabs: BrowserContext) -> Iterator[list[FrontEnd]]:
-    """A page for each way of drawing nodes."""
+    """A page for each way of drawing nodes, each with a storage of its own."""
     settings = web_server.get("/settings").json()
+    assert tabs.browser is not None
     opened = []
-    for mode in CANVAS_MODES:
-        opened.append(FrontEnd(tabs.new_page(), web_server, mode))
-        opened[-1].open()
-        opened[-1].clear()
-    yield opened
-    for one in opened:
-        one.page.close()
+    with ExitStack() as contexts:
+        for mode in CANVAS_MODES:
+            own = contexts.enter_context(browser.tabs(tabs.browser, web_server.url))
+            opened.append(FrontEnd(own.new_page(), web_server, mode))
+            opened[-1].open()
+            opened[-1].clear()
+        yield opened
     web_server.post("/settings", settings)
 
 
