@@ -87,10 +87,8 @@ class TrainSettings:
                 f"cached_draws cannot go with loss {self.objective.loss}, which needs the "
                 "reference's whole predictions: set cached_draws to 0."
             )
-        parts = [self.objective, self.noise, self.optimizer]
-        if self.validation is not None:
-            parts.append(self.validation)
-        return found + [problem for part in parts for problem in part.problems()]
+        found += self.objective.problems() + self.noise.problems() + self.optimizer.problems()
+        return found + ([] if self.validation is None else self.validation.problems())
 
 
 @dataclass(frozen=True)

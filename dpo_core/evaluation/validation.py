@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..training.batch import on_grid
-from ..training.dataset import EncodedPairs, buckets
+from ..training.dataset import EncodedGroup, EncodedImage, EncodedPair, EncodedPairs, buckets
 from ..training.denoiser import Denoiser
 from ..training.four_passes import PassResult, Policy, measure
 from ..training.noise import NoiseSettings
@@ -92,6 +92,7 @@ def split(
     """
     if (held_out := dataset.held_out()).records:
         return dataset.training(), held_out
+    everything: list[EncodedPair | EncodedImage | EncodedGroup]
     everything = [*dataset.pairs, *dataset.labelled, *dataset.groups]
     by_prompt = len({one.group for one in everything}) > 1
     names = {one.key: one.group if by_prompt and one.group else one.key for one in everything}

@@ -39,7 +39,7 @@ def write_png(file: BinaryIO, pixels: NDArray[np.uint8], texts: Mapping[str, str
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
     rows = max(1, _STRIPE_BYTES // (3 * width))
     for top in range(0, height, rows):
-        if data := deflate.compress(_filtered(pixels[top : top + rows])):
+        if data := deflate.compress(_filtered(pixels[top : top + rows]).data):
             _write_chunk(file, b"IDAT", data)
     _write_chunk(file, b"IDAT", deflate.flush())
     _write_chunk(file, b"IEND", b"")

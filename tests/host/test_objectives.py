@@ -118,7 +118,8 @@ def test_presets_combinations_and_lists_of_betas_reach_the_run(
         text = (run / "settings.json").read_text()
         settings[name] = json.loads(text)["settings"]["objective"]
     balanced = settings["preset"]
-    assert (balanced["beta"], balanced["safeguard"], balanced["supervised_mix"]) == (1000, 0.5, 0.25)
+    of_preset = [balanced[name] for name in ("beta", "safeguard", "supervised_mix")]
+    assert of_preset == [1000, 0.5, 0.25]
     assert (balanced["also"]["loss"], balanced["also"]["weight"]) == ("simpo", 0.5)
     assert settings["list"]["beta_per_epoch"] == [5000, 2000, 500]
 
