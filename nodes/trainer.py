@@ -328,7 +328,7 @@ def _origin(
         if continue_from.step == before.step:
             return before, [said]
         origin = Origin(before.existing, before.carried, continue_from.run, continue_from.step)
-        return origin, [said + "; rank and alpha are its own, and the adapter"]
+        return origin, [said + "; rank and alpha are its own, as is its adapter"]
     if existing_lora is None:
         return Origin(), []
     existing = read_existing(model, existing_lora)

@@ -45,8 +45,9 @@ class AdapterSettings:
     kind: str = "lora"
     """lora fits everywhere. rslora keeps its strength at high ranks. dora also learns how strongly
     each input counts; closest to training the whole model, a little slower. loha and lokr
-    make other small files: loha says more with the same rank and is the slowest, lokr is the
-    smallest. Every LoRA loader of ComfyUI reads them all."""
+    multiply small matrices otherwise: loha says more with the same rank, is the slowest and takes
+    up to 2 GB more on models of Flux's size; lokr makes the smallest file. ComfyUI's LoRA loaders
+    read them all."""
 
     targets: str = "all_linear"
     """Which layers learn. all_linear takes every linear layer of the blocks; attention_mlp leaves

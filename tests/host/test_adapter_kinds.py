@@ -10,6 +10,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from hostkit.load_states import load_state, with_upstream_loras
 from hostkit.plain_lora import upstream_lora
 from hostkit.tiny_models import tiny_patcher
 from hostkit.training import (
@@ -92,6 +93,28 @@ def test_dora_on_a_lora_of_the_model_is_what_the_host_loads_after_it() -> None:
         live, lora = residual(run, "sd3"), saved_lora(run)
     with training(loaded(patcher, lora), filled=False) as run:
         assert (residual(run, "sd3") - live).norm() < 1e-5 * live.norm()
+
+
+def dora_gradients(state: str, **storage: Any) -> dict[str, Tensor]:
+    """Magnitudes among them, of a model with LoRAs upstream where it is not quantised."""
+    prepare = (lambda patcher: patcher) if storage else with_upstream_loras("sd3")
+    with (
+        load_state(state, "sd3", prepare, **storage) as (patcher, between),
+        training(patcher, rank=3, filled=False, kind="dora") as run,
+    ):
+        run.denoiser.load()
+        stir(run.adapter)
+        found = adapter_gradients(run, training_rows("sd3", run.denoiser), between)
+        lengths = {n: p.detach() for n, p in run.adapter.parameters().items() if "dora" in n}
+        return found | {f"{name} itself": length for name, length in lengths.items()}
+
+
+@pytest.mark.parametrize("storage", [{}, {"quantized": True}], ids=["fp32", "quantised"])
+def test_dora_meets_the_same_weights_however_the_host_holds_them(storage: dict[str, Any]) -> None:
+    plain = dora_gradients("plain", **storage)
+    for state in ("offloaded", "half_resident", "evicted", "partial"):
+        worst, _ = compare(dora_gradients(state, **storage), plain)
+        assert worst < 2e-5, state
 
 
 @pytest.mark.parametrize("kind", KINDS)
