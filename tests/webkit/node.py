@@ -148,15 +148,14 @@ class Node:
         return shown.inner_text()
 
     def text(self) -> str:
-        """The line that the running node has put on itself, empty if there is none."""
-        line = self.evaluate(
+        """The text that the running node has put on itself, empty if it does not show."""
+        text = self.evaluate(
             "node => node.widgets?.find(w => w.name === '$$node-text-preview')?.value"
         )
-        if not line:
+        if not text:
             return ""
-        # On the classic canvas a text is not found across the end of a line.
-        first = str(line).splitlines()[0]
-        return str(line) if self.page.get_by_text(first).first.is_visible() else ""
+        first = self.page.get_by_text(str(text).splitlines()[0]).first
+        return str(text) if first.is_visible() else ""
 
     def pictures(self) -> list[tuple[int, int]]:
         """Width and height of the pictures the node shows."""
