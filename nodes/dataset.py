@@ -47,9 +47,9 @@ class EncodePairs(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "groups", default=False, optional=True,
-                    tooltip="Also encodes every image of whole rankings, for an objective that "
-                    "learns from those (dgpo). Pairs and single liked or disliked images are "
-                    "always encoded.",
+                    tooltip="Also encodes every image of whole rankings, and of ties, for an "
+                    "objective that learns from those (dgpo, davidson). Pairs and single liked or "
+                    "disliked images are always encoded.",
                 ),
             ],
             outputs=[Dataset.Output(display_name="dataset")],

@@ -192,6 +192,8 @@ class TrainerNode(io.ComfyNode):
         said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
+        if not shaped.records and dataset is not None:
+            said += dataset.training().problems(settings.objective)
         said += _about_validation(shaped, held_out, settings)
         say("\n".join(said), cls.hidden.unique_id)
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
@@ -288,7 +290,7 @@ def _shaped(
         else split(dataset, validation)
     )
     training, held_out = (part.used_by(objective) for part in parts)
-    growing = bool(dataset.lineage) and not training.records  # the first choices are yet to come
+    growing = bool(dataset.lineage) and not training.records  # the first pairs are yet to come
     if (problems := parts[0].problems(objective)) and not growing:
         raise ValueError(" ".join(problems))
     name = type(model.model.model_config).__name__

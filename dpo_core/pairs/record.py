@@ -253,6 +253,8 @@ class PairSet:
     lineage: tuple[str, ...] = ()
     """Names of the growing collections, such as preference sessions, that this is a state of:
     training goes on from an earlier state of the same. Empty for a fixed collection."""
+    ties: tuple[Pair, ...] = ()
+    """Pairs whose two pictures were called equal: neither is preferred, whatever their names."""
 
     @classmethod
     def folded(
@@ -261,6 +263,7 @@ class PairSet:
         labelled: Iterable[LabelledImage] = (),
         groups: Iterable[RankedGroup] = (),
         lineage: Iterable[str] = (),
+        ties: Iterable[Pair] = (),
     ) -> PairSet:
         """A set in which every key occurs once; of exact duplicates the first stays."""
         return cls(
@@ -268,6 +271,7 @@ class PairSet:
             _first_of_each(labelled),
             _first_of_each(groups),
             tuple(sorted(set(lineage))),
+            _first_of_each(ties),
         )
 
     def join(self, other: PairSet) -> PairSet:
@@ -277,11 +281,12 @@ class PairSet:
             (*self.labelled, *other.labelled),
             (*self.groups, *other.groups),
             (*self.lineage, *other.lineage),
+            (*self.ties, *other.ties),
         )
 
     @property
     def is_empty(self) -> bool:
-        """True if there is no record of any kind."""
+        """True if there is no preference of any kind; ties alone are none."""
         return not (self.pairs or self.labelled or self.groups)
 
     def contradictions(self) -> tuple[tuple[Pair, Pair], ...]:
@@ -307,6 +312,7 @@ class PairSet:
         ]
         records += [("labelled", one.key, one.group, one.split) for one in self.labelled]
         records += [("group", one.key, one.ratings, one.group, one.split) for one in self.groups]
+        records += [("tie", one.key, one.group, one.split) for one in self.ties]
         return _digest(_encoded(repr(record)) for record in records)
 
     def summary(self) -> list[str]:
@@ -334,6 +340,8 @@ class PairSet:
             lines.append(self._label_counts())
         if self.groups:
             lines.append(counted(len(self.groups), "ranked group"))
+        if self.ties:
+            lines.append(counted(len(self.ties), "tie"))
         return lines
 
     def _label_counts(self) -> str:

@@ -29,12 +29,14 @@ class Judgement:
     picks: the last word on each two images that were directly compared, oldest first; then
         every good image over every bad one, where nobody compared the two.
     labels: "good" or "bad", for images that were labelled.
+    ties: each two images that were directly called equal, in the set's order.
     """
 
     candidates: CandidateSet
     outcomes: list[Outcome] = field(default_factory=list)
     picks: list[Pick] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    ties: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def compared(self) -> list[str]:
@@ -88,7 +90,14 @@ class _Judge:
                 outcomes.append(Outcome(image, ANCHOR) if good else Outcome(ANCHOR, image))
         labels = {image: label for image, label in self._labels.items() if label != "none"}
         picks = [*self._picks.values(), *self._label_picks(labels)]
-        return Judgement(self._candidates, outcomes, picks, labels)
+        order = [image.id for image in self._candidates.images]
+        ties = [
+            (one, other)
+            for i, one in enumerate(order)
+            for other in order[i + 1 :]
+            if frozenset((one, other)) in self._tied
+        ]
+        return Judgement(self._candidates, outcomes, picks, labels, ties)
 
     def _label_picks(self, labels: dict[str, str]) -> list[Pick]:
         """No outcomes: what a label says of an image is rated against the anchor already."""

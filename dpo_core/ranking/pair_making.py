@@ -211,6 +211,7 @@ def make_preferences(
     pairs: list[Pair] = []
     labelled: list[LabelledImage] = []
     groups: list[RankedGroup] = []
+    ties: list[Pair] = []
     problems: list[PairProblem] = []
     for set_id in wanted:
         if set_id not in voted:
@@ -224,9 +225,10 @@ def make_preferences(
         pairs += maker.pairs(rules)
         labelled += maker.labelled()
         groups += maker.groups()
+        ties += maker.ties()
     # Pairs of one batch at a time are another collection than those of the whole session.
     lineage = state.name if set_ids is None else f"{state.name}, one batch"
-    records = PairSet.folded(pairs, labelled, groups, [lineage])
+    records = PairSet.folded(pairs, labelled, groups, [lineage], ties)
     report = _report(state, judged, set(wanted), records, problems)
     return Preferences(records, report, tuple(problems))
 
@@ -261,6 +263,20 @@ class _RecordMaker:
             )
             for pair in self._judged.chosen_pairs(self._set.id, rules)
             if self._missing.isdisjoint((pair.chosen, pair.rejected))
+        ]
+
+    def ties(self) -> list[Pair]:
+        sizes = {image.id: (image.width, image.height) for image in self._set.images}
+        return [
+            Pair(
+                self._set.prompt,
+                self._pictures[one],
+                self._pictures[other],
+                self._group,
+                source=self._source,
+            )
+            for one, other in self._judged.judgement(self._set.id).ties
+            if sizes[one] == sizes[other] and self._missing.isdisjoint((one, other))
         ]
 
     def labelled(self) -> list[LabelledImage]:

@@ -53,7 +53,8 @@ def encode_pairs(
         megapixels: all images of a record are scaled to this area, in 1024 x 1024 pixels; 0 keeps
             their size.
         guidance: for models that embed it; others ignore it.
-        groups: whether ranked groups are encoded, too; of a group, the images of one size.
+        groups: whether ranked groups and ties are encoded, too; of a group, the images of one
+            size.
         progress: called after every image and every prompt, :func:`encoding_work` times.
 
     What this VAE and this text encoder have encoded before is taken from memory. Pictures whose
@@ -62,8 +63,9 @@ def encode_pairs(
     Raises:
         ValueError: the images of a pair differ in size, or there is nothing to encode.
     """
-    ranked = records.groups if groups else ()
-    if not (records.pairs or records.labelled or ranked):
+    ranked, ties = (records.groups, records.ties) if groups else ((), ())
+    # Of a growing collection the first pairs may be yet to come.
+    if not (records.pairs or records.labelled or ranked or ties or records.lineage):
         raise ValueError(
             "There are no pairs to encode, only rankings: turn groups on to learn from those, "
             "with loss dgpo." if records.groups else "There are no pairs to encode."
@@ -77,8 +79,14 @@ def encode_pairs(
     thumbs = pictures.together([one.picture for one in records.labelled])
     return EncodedPairs(
         tuple(
-            _encoded_pair(one, pictures.together((one.chosen, one.rejected)), prompts[one.prompt])
-            for one in records.pairs
+            replace(
+                _encoded_pair(
+                    one, pictures.together((one.chosen, one.rejected)), prompts[one.prompt]
+                ),
+                tie=tie,
+            )
+            for tie, pairs in ((False, records.pairs), (True, ties))
+            for one in pairs
         ),
         tuple(
             _encoded_image(one, latent, prompts[one.prompt])
@@ -96,14 +104,14 @@ def encoding_work(records: PairSet, groups: bool) -> int:
     """How many prompts and images :func:`encode_pairs` has to encode at most."""
     images = 2 * len(records.pairs) + len(records.labelled)
     if groups:
-        images += sum(len(one.pictures) for one in records.groups)
+        images += sum(len(one.pictures) for one in records.groups) + 2 * len(records.ties)
     return len(_prompts(records, groups)) + images
 
 
 def _prompts(records: PairSet, groups: bool) -> list[str]:
     found = [pair.prompt for pair in records.pairs] + [one.prompt for one in records.labelled]
     if groups:
-        found += [group.prompt for group in records.groups]
+        found += [group.prompt for group in records.groups] + [tie.prompt for tie in records.ties]
     return list(dict.fromkeys(found))
 
 

@@ -140,7 +140,7 @@ def ranked(
     return prompt
 
 
-def test_thumbs_alone_train_with_kto_and_with_the_default_say_so(
+def test_thumbs_alone_train_with_kto_and_wait_for_pairs_with_the_default(
     comfy_server: ComfyServer, sd15_checkpoint: Path
 ) -> None:
     def thumbs(ids: list[str]) -> dict[str, Any]:
@@ -148,9 +148,12 @@ def test_thumbs_alone_train_with_kto_and_with_the_default_say_so(
 
     prompt = ranked(comfy_server, sd15_checkpoint.name, "liked only", thumbs, "thumbs")
     plain = prompt | {"trainer": trainer(), "steps": train_steps("trainer", 2)}
-    message = refusal(comfy_server, plain, "trainer")
+    waiting = comfy_server.queue(plain)
+    assert waiting.error == ""  # a bad one may be marked yet, which makes a pair
+    (message,) = waiting.outputs["trainer"]["text"]
     assert "no pairs here, only 3 liked or disliked images" in message
     assert "loss kto" in message
+    assert waiting.outputs["steps"]["text"] == ["0 of 1 pair so far: not training yet."]
 
     result = comfy_server.queue(prompt | trained("kto", "dataset", 0, loss="kto"))
     first, second = rows(comfy_server, result, "kto")
@@ -163,18 +166,20 @@ def test_rankings_train_with_their_ratings_and_as_whole_groups(
     comfy_server: ComfyServer, sd15_checkpoint: Path
 ) -> None:
     def order(ids: list[str]) -> dict[str, Any]:
-        return {"kind": "ranking", "order": [[ids[2]], [ids[0], ids[1]], [ids[3]]]}
+        return {"kind": "ranking", "order": [[ids[2]], [ids[0], ids[1]], [ids[3]]]}  # and a tie
 
     prompt = ranked(
         comfy_server, sd15_checkpoint.name, "ordered", order, "rank", groups=True
     )
-    for number, name in enumerate([*WITH_RATINGS, "dgpo", "sigmoid"]):
+    for number, name in enumerate([*WITH_RATINGS, "dgpo", "sigmoid", "davidson"]):
         prompt |= trained(name, "dataset", number, loss=name)
     result = comfy_server.queue(prompt)
     for name in (*WITH_RATINGS, "dgpo", "sigmoid"):
         assert rows(comfy_server, result, name)[1]["grad_norm"] > 0
     assert result.outputs["trainer_dgpo"]["text"][0].startswith("1 ranked group, run ")
     assert result.outputs["trainer_sigmoid"]["text"][0].startswith("1 pair, run ")
+    # The tie is one more to a loss that learns from it.
+    assert result.outputs["trainer_davidson"]["text"][0].startswith("2 pairs, run ")
 
 
 def test_contradicting_kinds_of_data_are_refused_by_name(

@@ -269,6 +269,8 @@ def test_labelled_images_and_groups_travel_with_the_pairs_and_fold_alike() -> No
         "1 ranked group",
     ]
     assert not joined.is_empty and PairSet().is_empty
+    tied = PairSet(ties=(pair,), lineage=("b",)).join(PairSet(ties=(pair,), lineage=("a", "b")))
+    assert (tied.ties, tied.lineage, len(tied), tied.is_empty) == ((pair,), ("a", "b"), 0, True)
     assert not PairSet((), (liked,)).is_empty
 
 
@@ -284,10 +286,11 @@ def test_a_sets_digest_changes_with_labels_groups_and_gaps() -> None:
             PairSet((pair,), (liked,)),
             PairSet((pair,), (dataclasses.replace(liked, liked=False),)),
             PairSet((pair,), (), (group,)),
+            PairSet((), (), (), (), (pair,)),
             PairSet((pair,), (), (dataclasses.replace(group, ratings=(2.0, -1.0)),)),
         )
     }
-    assert len(digests) == 6
+    assert len(digests) == 7
 
 
 @pytest.mark.parametrize("ratings", [(1.0,), (0.0, 1.0), (1.0, float("nan"))])

@@ -383,3 +383,35 @@ def test_a_session_without_votes_makes_nothing(tmp_path: Path) -> None:
     assert table.order() == [0, 1, 2] and table.pairs() == []
     with pytest.raises(ValueError, match="pairs_per_group"):
         PairRules(pairs_per_group=0)
+
+
+# Ties
+
+
+def ties(table: Table) -> list[tuple[int, int]]:
+    found = make_preferences(table.session.state()).records.ties
+    return [
+        (table.ids.index(tie.chosen.path.stem), table.ids.index(tie.rejected.path.stem))
+        for tie in found
+        if tie.chosen.path is not None and tie.rejected.path is not None
+    ]
+
+
+def test_images_called_equal_are_ties_until_one_is_preferred(tmp_path: Path) -> None:
+    table = Table(tmp_path, 4)
+    table.rank([2], [3, 0], [1])
+    assert ties(table) == [(0, 3)]  # in the set's order
+    undone = table.compare(1, 2, "tie")
+    assert ties(table) == [(0, 3), (1, 2)]
+    table.session.undo(undone)
+    table.compare(3, 0)
+    assert ties(table) == []
+    assert table.judged().judgement(table.set.id).ties == []
+
+
+def test_ties_are_no_pairs_and_no_reason_to_train(tmp_path: Path) -> None:
+    table = Table(tmp_path, 2)
+    table.compare(0, 1, "tie")
+    records = make_preferences(table.session.state()).records
+    assert len(records) == 0 and len(records.ties) == 1 and records.is_empty
+    assert "1 tie" in records.summary()
