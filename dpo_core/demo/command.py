@@ -39,10 +39,10 @@ def add_arguments(commands: Any) -> None:
     laboratory.add_argument("--out", type=Path, default=Path("dpo_laboratory"))
     laboratory.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD")
     laboratory.add_argument("--pairs", nargs="+", type=int, default=[16, 64])
-    laboratory.add_argument("--flipped", nargs="+", type=float, default=[0.0])
+    laboratory.add_argument("--flipped", nargs="+", type=float, default=[0.0, 0.1, 0.2])
     laboratory.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    laboratory.add_argument("--steps", type=int, default=defaults.steps)
-    laboratory.add_argument("--judged", type=int, default=defaults.judged)
+    laboratory.add_argument("--steps", type=int, default=40)
+    laboratory.add_argument("--judged", type=int, default=24)
     laboratory.add_argument(
         "--learning-rates", nargs="+", type=float, default=[0.0], metavar="RATE",
         help="tried one after the other; default: each method's own",

@@ -130,25 +130,28 @@ def run_laboratory(
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: shares with their 95 % interval over all seeds, means ± deviation."""
-    lines = [
-        "| pairs | wrong picks | method | win rate | reward | drift | held-out accuracy | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    """Markdown tables: shares with their 95 % interval over all seeds, means ± deviation."""
+    groups: dict[tuple[int, float], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         rate = f", rate {row['learning_rate']:g}" if row["learning_rate"] else ""
-        name = row["method"] + rate
-        groups.setdefault((row["pairs"], row["flipped"], name), []).append(row)
-    for (pairs, flipped, name), members in groups.items():
-        cells = [
-            _share(members, "win_rate"), _mean(members, "reward"), _mean(members, "drift"),
-            _share(members, "held_out_accuracy"),
+        group = groups.setdefault((row["pairs"], row["flipped"]), {})
+        group.setdefault(row["method"] + rate, []).append(row)
+    lines = []
+    for (pairs, flipped), methods in groups.items():
+        lines += [
+            f"### {pairs} pairs, {100 * flipped:.0f} % of the picks wrong",
+            "",
+            "| method | win rate | reward | drift | held-out accuracy | seeds |",
+            "|---|---|---|---|---|---|",
         ]
-        lines.append(
-            f"| {pairs} | {100 * flipped:.0f} % | {name} | {' | '.join(cells)} | {len(members)} |"
-        )
-    return "\n".join(lines) + "\n"
+        for name, members in methods.items():
+            cells = [
+                _share(members, "win_rate"), _mean(members, "reward"), _mean(members, "drift"),
+                _share(members, "held_out_accuracy"),
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} | {len(members)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 class _HeldOut:

@@ -35,7 +35,7 @@ class Method:
 
     objective: Objective
     learns_from: str = "pairs"
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
 
     def settings(self, seed: int) -> TrainSettings:
         """How it is trained: :data:`ROWS` pictures a step, whatever a record is made of."""
@@ -55,7 +55,7 @@ class Method:
 _SUPERVISED = Objective(loss="kto", beta=0.0, supervised_mix=1.0)
 
 METHODS: dict[str, Method] = {
-    "supervised": Method(_SUPERVISED, "chosen"),
+    "supervised": Method(_SUPERVISED, "chosen", 2e-3),
     "dpo beta 300": Method(Objective(beta=300.0)),
     "dpo beta 1000": Method(Objective(beta=1000.0)),
     "dpo beta 5000": Method(Objective(beta=5000.0)),
@@ -63,10 +63,10 @@ METHODS: dict[str, Method] = {
     "dpo beta 1000, smoothing 0.2": Method(Objective(beta=1000.0, label_smoothing=0.2)),
     "ipo tau 300": Method(Objective(loss="ipo", beta=300.0)),
     "kto beta 1000": Method(Objective(loss="kto", beta=1000.0), "thumbs"),
-    "nft_pair": Method(Objective(loss="nft_pair")),
-    "simpo beta 250": Method(Objective(loss="simpo")),
-    "mapo": Method(Objective(loss="orpo")),
-    "dgpo beta 1000": Method(Objective(loss="dgpo", beta=1000.0), "rankings"),
+    "nft_pair": Method(Objective(loss="nft_pair"), learning_rate=2e-3),
+    "simpo beta 250": Method(Objective(loss="simpo"), learning_rate=2e-4),
+    "mapo": Method(Objective(loss="orpo"), learning_rate=2e-4),
+    "dgpo beta 1000": Method(Objective(loss="dgpo", beta=1000.0), "rankings", 5e-4),
     "balanced": Method(Objective(beta=1000.0, safeguard=0.5, supervised_mix=0.25)),
     "strong": Method(Objective(beta=200.0, supervised_mix=0.25)),
 }
