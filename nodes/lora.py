@@ -12,6 +12,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..dpo_core.saving.lora_file import read_lora, save_lora
+from .host.folders import shown
 from .host.lora_check import check_saved
 from .host.progress import say
 from .host.training import Trainer as TrainerValue
@@ -60,7 +61,8 @@ class SaveLora(io.ComfyNode):
             display_name="Save LoRA (DPO)",
             category=CATEGORY,
             description="Writes the LoRA below the output folder, reads it back and checks it. "
-            "Files in output/loras appear in every LoRA loader.",
+            "Files in output/loras appear in every LoRA loader. What is saved already, because "
+            "nothing was trained since, is not saved twice.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -89,16 +91,20 @@ class SaveLora(io.ComfyNode):
             if trainer is not None:
                 _refuse_strangers(lora, trainer)
             try:
-                path = _free_path(filename_prefix)
+                path, last = _next_path(filename_prefix)
                 metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
-                save_lora(path, lora, metadata)
+                saved = last is not None and _holds(last, lora, metadata)
+                if last is not None and saved:
+                    path = last
+                else:
+                    save_lora(path, lora, metadata)
             except OSError as error:
                 raise ValueError(
                     f"The LoRA could not be saved: {error}. Nothing half-written is left. Make "
                     "room or choose another folder and run again: what was trained is found again."
                 ) from error
             report = check_saved(path, lora, None if trainer is None else trainer.patcher)
-        line = f"Saved {path}. {report}"
+        line = f"{'Nothing new since' if saved else 'Saved'} {shown(path)}. {report}"
         say(line, cls.hidden.unique_id, log=True)
         return io.NodeOutput(str(path), ui={"text": [line]})
 
@@ -117,8 +123,21 @@ def _refuse_strangers(lora: Mapping[str, Tensor], trainer: TrainerValue) -> None
         )
 
 
-def _free_path(prefix: str) -> Path:
-    """The next free name that the host's naming gives.
+def _holds(path: Path, lora: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether a file is what would be written now, but for its name and date."""
+    try:
+        tensors, said = read_lora(path)
+    except ValueError:
+        return False
+    if metadata and said.get("dpo.settings") != metadata["dpo.settings"]:
+        return False
+    return tensors.keys() == lora.keys() and all(
+        torch.equal(tensors[name], lora[name].cpu()) for name in tensors
+    )
+
+
+def _next_path(prefix: str) -> tuple[Path, Path | None]:
+    """The next free name that the host's naming gives, and the last one taken, if any.
 
     Raises:
         ValueError: the prefix leads out of the output folder, or names no file.
@@ -137,6 +156,10 @@ def _free_path(prefix: str) -> Path:
         )
     place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
     # The host counts pictures, and other tools count otherwise.
+    last = None
     while (path := Path(place) / f"{name}_{counter:05}_.safetensors").exists():
-        counter += 1
-    return path
+        counter, last = counter + 1, path
+    if last is None and counter > 1:
+        before = Path(place) / f"{name}_{counter - 1:05}_.safetensors"
+        last = before if before.exists() else None
+    return path, last

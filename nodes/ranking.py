@@ -32,8 +32,16 @@ from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import Session, SessionState
 from ..dpo_core.ranking.session_name import SessionNameError
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
-from .host.folders import READABLE, WRITABLE, FolderNotAllowed, readable_folder, writable_folder
+from .host.folders import (
+    READABLE,
+    WRITABLE,
+    FolderNotAllowed,
+    readable_folder,
+    shown,
+    writable_folder,
+)
 from .host.latents import known_latents, latent_problems
+from .host.progress import say
 from .host.sessions import open_session, session_at, session_paths
 from .host.user import user_of_ranking
 from .host.waiting import WAITING_ROOM, Waiting
@@ -161,7 +169,7 @@ class RankImages(io.ComfyNode):
         for vote in given_votes(given, batch.id, ids, opened.problems):
             opened.vote(vote)
         context = get_executing_context()
-        shown = {
+        reference = {
             "v": 1,
             "session": opened.name,
             "set_id": batch.id,
@@ -172,15 +180,17 @@ class RankImages(io.ComfyNode):
             "prompt_id": "" if context is None else context.prompt_id,
         }
         if wait[0] and not opened.state().votes_on(batch.id):
-            _wait(shown, user)
+            _wait(reference, user)
         rules = PairRules(pairs_per_group[0], soft_labels=False)
         outcome = _outcome(opened.state(), batch, given, use[0], rules)
         lines = [outcome.report] if text else [_NO_PROMPT, outcome.report]
+        if not text:
+            say(_NO_PROMPT, node)
         return io.NodeOutput(
             _pairs_or_blocked(outcome.pairs, user),
             _or_blocked(outcome.images[:1] if outcome.images is not None else None),
             _or_blocked(outcome.images),
-            ui={"dpo_set": [shown], "text": ["\n".join(lines)]},
+            ui={"dpo_set": [reference], "text": ["\n".join(lines)]},
         )
 
 
@@ -238,6 +248,7 @@ class ExportPairFolder(io.ComfyNode):
             "which this and other trainers read. An earlier export in its place is replaced, "
             "nothing else ever is.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Pairs.Input("pairs", tooltip="What to write."),
                 io.String.Input("folder", default="dpo/export", tooltip=WRITABLE),
@@ -255,8 +266,9 @@ class ExportPairFolder(io.ComfyNode):
                 f"The pairs could not be written to {target} ({error.strerror or error}). Nothing "
                 "half-written is left. Make room or give another folder, and run again."
             ) from error
-        said = ", ".join(pairs.summary()[:1])
-        return io.NodeOutput(str(path), ui={"text": [f"Wrote {path}: {said}"]})
+        line = f"Wrote {shown(path)}: {pairs.summary()[0]}"
+        say(line, cls.hidden.unique_id)
+        return io.NodeOutput(str(path), ui={"text": [line]})
 
 
 class LoadLabelledFolder(io.ComfyNode):
@@ -387,13 +399,15 @@ def _or_blocked(value: Any) -> Any:
     return ExecutionBlocker(None) if value is None else value
 
 
-def _wait(shown: Mapping[str, Any], user: str) -> None:
+def _wait(reference: Mapping[str, Any], user: str) -> None:
     """Holds the queue until the person is done, if a page of theirs is connected."""
     server = getattr(PromptServer, "instance", None)
     if server is None or server.client_id is None or server.client_id not in server.sockets:
         return
-    one = Waiting(shown["node"], shown["prompt_id"], shown["session"], shown["set_id"], user)
-    server.send_sync("dpo.set", dict(shown), server.client_id)
+    one = Waiting(
+        reference["node"], reference["prompt_id"], reference["session"], reference["set_id"], user
+    )
+    server.send_sync("dpo.set", dict(reference), server.client_id)
     WAITING_ROOM.wait(
         one,
         comfy.model_management.throw_exception_if_processing_interrupted,

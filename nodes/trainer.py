@@ -189,7 +189,8 @@ class TrainerNode(io.ComfyNode):
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
-        said.append(f"{shaped.counted}, run {trainer.run.id}")
+        if shaped.records:
+            said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
         if not shaped.records and dataset is not None:

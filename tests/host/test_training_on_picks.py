@@ -27,6 +27,10 @@ def workflow(
     prompt["trainer"] = trainer(**trainer_inputs)
     prompt["steps"] = train_steps("trainer", 3)
     prompt["count"] = node("PreviewAny", source=["steps", 3])
+    prompt["save_lora"] = node(
+        "DPOSaveLoRA", lora=["steps", 1], filename_prefix=f"loras/{session}/it",
+        trainer=["steps", 0],
+    )  # fmt: skip
     prompt["with_lora"] = node(
         "LoraModelLoader", model=["checkpoint", 0], lora=["steps", 1], strength_model=1.0,
         bypass=False,
@@ -49,6 +53,10 @@ def run_of(server: ComfyServer, result: RunResult) -> Path:
 
 def own_rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved_loras(server: ComfyServer, session: str) -> int:
+    return len(list((server.base_dir / "output" / "loras" / session).glob("*.safetensors")))
 
 
 def steps_done(result: RunResult) -> str:
@@ -86,6 +94,9 @@ def test_every_run_trains_on_all_picks_and_goes_on_from_the_one_before(
         assert steps_done(third) == "3" and run_of(comfy_server, third) == one_pair
         assert "found in" in third.outputs["steps"]["text"][0]
         assert shown_set(third)["set_id"] != shown["set_id"]
+        (line,) = third.outputs["save_lora"]["text"]
+        assert line.startswith("Nothing new since output/loras/")
+    assert saved_loras(comfy_server, session) == 1
 
     # In the graph's second batch, or two more images of the only one.
     value = pick(comfy_server, shown, best=1, worst=2)
@@ -99,6 +110,7 @@ def test_every_run_trains_on_all_picks_and_goes_on_from_the_one_before(
     before = own_rows(one_pair)
     assert before[0]["prediction_change"] == 0
     assert row["learning_rate"] > before[-1]["learning_rate"]  # the warm-up goes on
+    assert saved_loras(comfy_server, session) == 2
     settings = json.loads((more_pairs / "settings.json").read_text())
     assert settings["continues"] == [one_pair.name, 3]
 
