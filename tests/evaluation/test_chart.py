@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpo_core.evaluation.chart import BACKGROUND, CURVES, EDGE, PANEL, draw_chart
+from dpo_core.evaluation.chart import BACKGROUND, BESIDE, CURVES, EDGE, PANEL, draw_chart
 
 Row = dict[str, float]
 
@@ -38,10 +38,10 @@ def height_of(image: Image.Image, curve: int, column: int) -> float:
     return 1 - where.mean() / (mask.shape[0] - 1)
 
 
-def test_four_panels_of_curves_in_their_own_colours() -> None:
+def test_six_panels_of_curves_in_their_own_colours() -> None:
     image = draw_chart(rows([0.0, 1.0, 0.5, 0.7]), "run")
-    assert image.size == (2 * PANEL[0], 2 * PANEL[1] + EDGE)
-    for curve in range(4):
+    assert image.size == (2 * PANEL[0], 3 * PANEL[1] + EDGE)
+    for curve in range(6):
         mask = curve_pixels(image, curve)
         assert mask.any(axis=0).all(), "the curve goes from edge to edge"
         others = [colour for i, (_, _, colour) in enumerate(CURVES) if i != curve]
@@ -58,22 +58,22 @@ def test_the_title_is_written() -> None:
 
 def test_no_row_says_so_in_every_panel_and_draws_no_curve() -> None:
     image = draw_chart([], "run")
-    for curve in range(4):
+    for curve in range(6):
         assert not curve_pixels(image, curve).any()
         assert (panel(image, curve).sum(-1) < 300).any(), "dark letters"
 
 
 def test_a_metric_that_was_not_logged_leaves_only_its_own_panel_empty() -> None:
     image = draw_chart(rows([0.3, 0.6], names=["dpo/accuracy"]), "run")
-    assert [bool(curve_pixels(image, curve).any()) for curve in range(4)] == [
-        False, True, False, False,
+    assert [bool(curve_pixels(image, curve).any()) for curve in range(6)] == [
+        False, True, False, False, False, False,
     ]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0, 1e-12, 1e12])
 def test_one_row_is_a_dot_half_way_up(value: float) -> None:
     image = draw_chart(rows([value]), "run")
-    for curve in range(4):
+    for curve in range(6):
         where = np.argwhere(curve_pixels(image, curve))
         assert 4 <= len(where) <= 30, "a small dot"
         assert where[:, 0].mean() / panel(image, curve).shape[0] == pytest.approx(0.5, abs=0.03)
@@ -82,7 +82,7 @@ def test_one_row_is_a_dot_half_way_up(value: float) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0, 1e-12, 1e12])
 def test_a_constant_is_a_line_through_the_middle(value: float) -> None:
     image = draw_chart(rows([value] * 9), "run")
-    for curve in range(4):
+    for curve in range(6):
         mask = curve_pixels(image, curve)
         assert mask.any(axis=0).all()
         assert np.ptp(np.nonzero(mask)[0]) <= 2, "level"
@@ -129,4 +129,27 @@ def test_a_step_without_a_number_leaves_the_others_drawn(bad: float) -> None:
 
 def test_only_steps_without_a_number_are_nothing_logged() -> None:
     image = draw_chart(rows([math.nan] * 3), "run")
-    assert not any(curve_pixels(image, curve).any() for curve in range(4))
+    assert not any(curve_pixels(image, curve).any() for curve in range(6))
+
+
+def test_validation_and_the_rejected_reward_share_the_panel_and_its_scale() -> None:
+    values = [i / 99 for i in range(100)]
+    alone = draw_chart(rows(values), "run")
+    both = [
+        row | {name: 2.0 for name, _, _ in BESIDE} if i % 25 == 0 else row
+        for i, row in enumerate(rows(values))
+    ]
+    image = draw_chart(both, "run")
+    for curve, (_, _, colour) in enumerate(BESIDE):
+        beside = (panel(image, curve) == np.array(colour)).all(-1)
+        heights = np.nonzero(beside)[0]
+        assert heights.size and heights.max() < 6, "the highest of all, at the top edge"
+        # Half as high as before: the scale now ends at 2.
+        assert height_of(image, curve, 200) == pytest.approx(
+            height_of(alone, curve, 200) / 2, abs=0.03
+        )
+
+
+def test_a_run_that_was_only_validated_is_drawn_too() -> None:
+    image = draw_chart([{"step": 0.0, "dpo/val_accuracy": 0.5}], "run")
+    assert (panel(image, 1) == np.array(BESIDE[1][2])).all(-1).any()
