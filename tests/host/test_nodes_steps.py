@@ -187,7 +187,7 @@ def test_an_existing_lora_is_refined_and_stays_the_reference_of_what_follows(
     result = comfy_server.queue(prompt | saved("more_steps", "refined"))
     assert result.error == ""
     said = result.outputs["trainer"]["text"][0]
-    assert "27 layers, rank 3" in said and "rank and alpha set here are not used" in said
+    assert "27 layers, rank 3" in said and "rank, alpha and targets set here are not used" in said
 
     given = load_file(comfy_server.base_dir / "output" / "loras" / existing)
     refined = weights(comfy_server, "refined")
