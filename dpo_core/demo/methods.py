@@ -62,6 +62,8 @@ METHODS: dict[str, Method] = {
     "dpo beta 300, safeguard 0.5": Method(Objective(beta=300.0, safeguard=0.5)),
     "dpo beta 300, safeguard 0.9": Method(Objective(beta=300.0, safeguard=0.9)),
     "dpo beta 1000, smoothing 0.2": Method(Objective(beta=1000.0, label_smoothing=0.2)),
+    "dpo beta 300, smoothing 0.2": Method(Objective(beta=300.0, label_smoothing=0.2)),
+    "robust beta 1000, 0.2": Method(Objective(loss="robust", beta=1000.0, label_smoothing=0.2)),
     "ipo tau 300": Method(Objective(loss="ipo", beta=300.0)),
     "kto beta 1000": Method(Objective(loss="kto", beta=1000.0), "thumbs"),
     "nft_pair": Method(Objective(loss="nft_pair"), learning_rate=2e-3),
