@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from .evaluation.validation import (
     ValidationSettings,
     ValidationState,
     best_so_far,
+    carried,
     patience,
 )
 from .training.adapter import Adapter
@@ -205,7 +206,7 @@ class _Run:
         self._settings, self._cache = settings, cache
         used = dataset.used_by(settings.objective)
         self._records = used.records
-        self._epochs = _epochs(used, start)
+        self._epochs = _epochs(used, settings, start)
         self._plan = BatchPlan(
             buckets(self._records, denoiser),
             settings.batch_size,
@@ -324,7 +325,8 @@ class _Run:
             metrics = self._validation.measure(epoch, self._objective_state)
             self._validated = patience(self._validated, metrics, settings)
             best = best_so_far(self._validated, metrics, self._step)
-            if settings.save_best and best is not self._validated:
+            # Before the first step there is nothing to give.
+            if settings.save_best and self._step > 0 and best is not self._validated:
                 self._validated, self._best = best, self._adapter.snapshot()
         return metrics
 
@@ -414,19 +416,19 @@ def _validated(
 ) -> ValidationState:
     """What was found on these very pairs before; nothing, if others are validated on now."""
     digest = "" if held_out is None else held_out.used_by(settings.objective).digest
-    if start is None or start.validation.held_out != digest:
-        return ValidationState(digest)
-    if start.epochs.dataset != dataset:  # new pairs to learn from are a new chance
-        return replace(start.validation, stalled=0, stopped=False)
-    return start.validation
-
-
-def _epochs(dataset: EncodedPairs, start: TrainState | None) -> Epochs:
     if start is None:
-        return Epochs(dataset.digest)
-    if start.epochs.dataset == dataset.digest:
+        return ValidationState(digest)
+    same_pairs = start.epochs.dataset == dataset
+    return carried(start.validation, settings.validation, digest, same_pairs)
+
+
+def _epochs(dataset: EncodedPairs, settings: TrainSettings, start: TrainState | None) -> Epochs:
+    batches = (settings.batch_size, settings.grad_accumulation_steps)
+    if start is None:
+        return Epochs(dataset.digest, batches)
+    if (start.epochs.dataset, start.epochs.batches) == (dataset.digest, batches):
         return start.epochs
-    return Epochs(dataset.digest, start.step, start.visits)
+    return Epochs(dataset.digest, batches, start.step, start.visits)
 
 
 __all__ = ["StepReport", "TrainSettings", "TrainState", "TrainingError", "train"]

@@ -71,7 +71,10 @@ class EncodePairs(io.ComfyNode):
             dataset = encode_pairs(
                 pairs, vae, clip, megapixels, guidance, groups, lambda: bar.update(1)
             )
-        return io.NodeOutput(replace(dataset, lineage=pairs.lineage))
+        # Encoded otherwise it is another collection: one must not go on where the other stood.
+        encoded = f"megapixels {megapixels:g}, guidance {guidance:g}, groups {groups}"
+        lineage = (*pairs.lineage, encoded) if pairs.lineage else ()
+        return io.NodeOutput(replace(dataset, lineage=lineage))
 
 
 class DatasetFromLatents(io.ComfyNode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..dpo_core.saving.lora_file import read_lora, save_lora
@@ -61,8 +63,8 @@ class SaveLora(io.ComfyNode):
             display_name="Save LoRA (DPO)",
             category=CATEGORY,
             description="Writes the LoRA below the output folder, reads it back and checks it. "
-            "Files in output/loras appear in every LoRA loader. What is saved already, because "
-            "nothing was trained since, is not saved twice.",
+            "Files in output/loras appear in every LoRA loader. With trainer connected, what is "
+            "saved already, because nothing was trained since, is not saved twice.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -91,20 +93,19 @@ class SaveLora(io.ComfyNode):
             if trainer is not None:
                 _refuse_strangers(lora, trainer)
             try:
-                path, last = _next_path(filename_prefix)
+                path = _free_path(filename_prefix)
                 metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
-                saved = last is not None and _holds(last, lora, metadata)
-                if last is not None and saved:
-                    path = last
-                else:
+                saved = _saved_before(path, lora, metadata)
+                if saved is None:
                     save_lora(path, lora, metadata)
+                path = saved or path
             except OSError as error:
                 raise ValueError(
                     f"The LoRA could not be saved: {error}. Nothing half-written is left. Make "
                     "room or choose another folder and run again: what was trained is found again."
                 ) from error
             report = check_saved(path, lora, None if trainer is None else trainer.patcher)
-        line = f"{'Nothing new since' if saved else 'Saved'} {shown(path)}. {report}"
+        line = f"{'Saved' if saved is None else 'Nothing new since'} {shown(path)}. {report}"
         say(line, cls.hidden.unique_id, log=True)
         return io.NodeOutput(str(path), ui={"text": [line]})
 
@@ -123,21 +124,28 @@ def _refuse_strangers(lora: Mapping[str, Tensor], trainer: TrainerValue) -> None
         )
 
 
-def _holds(path: Path, lora: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
-    """Whether a file is what would be written now, but for its name and date."""
-    try:
-        tensors, said = read_lora(path)
-    except ValueError:
-        return False
-    if metadata and said.get("dpo.settings") != metadata["dpo.settings"]:
-        return False
-    return tensors.keys() == lora.keys() and all(
-        torch.equal(tensors[name], lora[name].cpu()) for name in tensors
-    )
+def _saved_before(
+    path: Path, lora: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Path | None:
+    """The file of these names that is what would be written now, but for its number and date."""
+    if not metadata:  # nothing says where it comes from
+        return None
+    names = "dpo.settings", "modelspec.hash_sha256"
+    stem = path.stem.rstrip("_").rpartition("_")[0]
+    for other in sorted(path.parent.glob(f"{glob.escape(stem)}_*.safetensors"), reverse=True):
+        try:
+            with safe_open(other, framework="pt") as file:
+                said = file.metadata() or {}
+        except (OSError, SafetensorError):
+            continue
+        # What was hashed is read again when the file is checked.
+        if all(said.get(name) == metadata[name] for name in names):
+            return other
+    return None
 
 
-def _next_path(prefix: str) -> tuple[Path, Path | None]:
-    """The next free name that the host's naming gives, and the last one taken, if any.
+def _free_path(prefix: str) -> Path:
+    """The next free name that the host's naming gives.
 
     Raises:
         ValueError: the prefix leads out of the output folder, or names no file.
@@ -156,10 +164,6 @@ def _next_path(prefix: str) -> tuple[Path, Path | None]:
         )
     place, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
     # The host counts pictures, and other tools count otherwise.
-    last = None
     while (path := Path(place) / f"{name}_{counter:05}_.safetensors").exists():
-        counter, last = counter + 1, path
-    if last is None and counter > 1:
-        before = Path(place) / f"{name}_{counter - 1:05}_.safetensors"
-        last = before if before.exists() else None
-    return path, last
+        counter += 1
+    return path

@@ -187,7 +187,7 @@ class RankImages(io.ComfyNode):
         if not text:
             say(_NO_PROMPT, node)
         return io.NodeOutput(
-            _pairs_or_blocked(outcome.pairs, user),
+            _pairs_or_blocked(outcome.pairs, user, pairs_per_group[0]),
             _or_blocked(outcome.images[:1] if outcome.images is not None else None),
             _or_blocked(outcome.images),
             ui={"dpo_set": [reference], "text": ["\n".join(lines)]},
@@ -233,7 +233,8 @@ class LoadPreferences(io.ComfyNode):
             )
         rules = PairRules(pairs_per_group, soft_labels=False)
         made = make_preferences(opened.state(), rules)
-        pairs = _pairs_or_blocked(made.records, session.rpartition("/")[0])
+        user = session.rpartition("/")[0]
+        pairs = _pairs_or_blocked(made.records, user, pairs_per_group)
         return io.NodeOutput(pairs, made.report, ui={"text": [made.report]})
 
 
@@ -386,12 +387,13 @@ def _images_best_first(state: SessionState, set_id: str) -> Tensor | None:
     return frames
 
 
-def _pairs_or_blocked(pairs: PairSet, user: str) -> Any:
+def _pairs_or_blocked(pairs: PairSet, user: str, pairs_per_group: int) -> Any:
     if pairs.is_empty:
         return _or_blocked(None)
-    # Sessions of one name are one taste only where they are one person's.
-    return replace(pairs, lineage=tuple(f"{user}/{name}" if user else name
-                                        for name in pairs.lineage))
+    # Sessions of one name are one taste only where they are one person's, and paired alike.
+    names = [f"{user}/{name}" if user else name for name in pairs.lineage]
+    lineage = tuple(f"{name}, {pairs_per_group} pairs per group" for name in names)
+    return replace(pairs, lineage=lineage)
 
 
 def _or_blocked(value: Any) -> Any:

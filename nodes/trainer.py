@@ -284,15 +284,13 @@ def _shaped(
     objective, validation = settings.objective, settings.validation
     if objective.problems() or (validation is not None and validation.problems()):
         return dataset, dataset  # what it learns from cannot be told
-    # Split before the objective makes single images of pairs, whose prompts must stay together.
-    parts = (
-        (dataset.training(), dataset.held_out())
-        if validation is None
-        else split(dataset, validation)
-    )
-    training, held_out = (part.used_by(objective) for part in parts)
+    if validation is None:
+        training = dataset.training().used_by(objective)
+        held_out = dataset.held_out().used_by(objective)
+    else:
+        training, held_out = split(dataset, validation, objective)
     growing = bool(dataset.lineage) and not training.records  # the first pairs are yet to come
-    if (problems := parts[0].problems(objective)) and not growing:
+    if (problems := dataset.training().problems(objective)) and not growing:
         raise ValueError(" ".join(problems))
     name = type(model.model.model_config).__name__
     latent_format = model.get_model_object("latent_format")

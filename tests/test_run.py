@@ -859,6 +859,19 @@ def test_the_best_lora_is_saved_and_training_goes_on_from_the_last() -> None:
     assert same_tensors(state.adapter, end(8).adapter)
 
 
+def test_before_a_validation_that_follows_a_step_the_latest_is_the_lora() -> None:
+    state = validated(1)[-1].state()
+    assert state.weights is state.adapter and state.validation.best_step == -1
+
+
+def test_without_save_best_the_best_of_before_is_not_given() -> None:
+    state = validated(4)[-1].state()
+    assert state.best
+    for validation in (ValidationSettings(every=2), None):
+        later = validated(1, state, replace(VALIDATING, validation=validation))[-1].state()
+        assert not later.best and later.weights is later.adapter
+
+
 def test_training_stops_early_and_stays_stopped() -> None:
     settings = replace(
         VALIDATING,
@@ -871,6 +884,8 @@ def test_training_stops_early_and_stays_stopped() -> None:
     assert 4 <= last_one.step < 50
     assert not any(report.stopped for report in reports[:-1])
     assert validated(5, last_one.state(), settings) == []
+    patient = replace(settings, validation=ValidationSettings(every=2, patience=9))
+    assert len(validated(2, last_one.state(), patient)) == 2
 
 
 def test_other_held_out_pairs_begin_anew() -> None:
@@ -889,3 +904,10 @@ def test_the_running_mean_is_what_is_validated() -> None:
     plain, averaged = validated(4), validated(4, settings=averaging)
     assert averaged[-1].metrics["dpo/val_loss"] != plain[-1].metrics["dpo/val_loss"]
     assert same_tensors(averaged[-1].state().adapter, plain[-1].state().adapter)
+
+
+def test_with_other_batches_epochs_begin_anew_and_noise_does_not_come_again() -> None:
+    state = end(5)
+    larger = replace(SETTINGS, grad_accumulation_steps=4)
+    later = end(1, start=state, settings=larger)
+    assert later.epochs.first_visit == state.visits and later.visits > state.visits

@@ -7,7 +7,7 @@ levels and noises, and what it has on average is what counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..training.batch import on_grid
-from ..training.dataset import EncodedGroup, EncodedImage, EncodedPair, EncodedPairs, buckets
+from ..training.dataset import EncodedPairs, buckets
 from ..training.denoiser import Denoiser
 from ..training.four_passes import PassResult, Policy, measure
 from ..training.noise import NoiseSettings
@@ -82,32 +82,55 @@ class ValidationSettings:
 
 
 def split(
-    dataset: EncodedPairs, settings: ValidationSettings
+    dataset: EncodedPairs, settings: ValidationSettings, objective: Objective
 ) -> tuple[EncodedPairs, EncodedPairs]:
-    """What is trained on, and what is kept for validation.
+    """What ``objective`` is to learn from, and what is kept for validation.
 
-    Which side a prompt is on depends on nothing but its name and the seed, so a prompt that was
-    trained on never turns up in validation when others join. Where nothing but one prompt is
-    there, pairs are split instead.
+    All of a prompt is on one side, which its name and the seed decide. Of a fixed collection at
+    least one prompt is on each. Of a growing one nothing that was trained on may turn up in
+    validation when others join: its first prompt is always trained on, and until one comes that
+    is not, single records are kept out, as they are where there is but one prompt.
     """
-    if (held_out := dataset.held_out()).records:
-        return dataset.training(), held_out
-    everything: list[EncodedPair | EncodedImage | EncodedGroup]
-    everything = [*dataset.pairs, *dataset.labelled, *dataset.groups]
-    by_prompt = len({one.group for one in everything}) > 1
-    names = {one.key: one.group if by_prompt and one.group else one.key for one in everything}
-    place = {name: _place(name, settings.split_seed) for name in set(names.values())}
-    chosen = {name for name in place if place[name] < settings.percent / 100}
-    if len(place) > 1:  # at least one on each side: the first, and not the last
-        first, *_, last = sorted(place, key=place.__getitem__)
-        chosen = (chosen | {first}) - {last}
+    marked = dataset.held_out().used_by(objective)
+    if marked.records:
+        return dataset.training().used_by(objective), marked
+    # Of everything at once: what belongs to a ranked group must not come back as a pair.
+    used = dataset.used_by(objective)
+    share = settings.percent / 100
+    prompts = {one.group: _place(one.group, settings.split_seed) for one in used.records}
+    if used.lineage:
+        first = next(iter(prompts), "")
+        chosen = {name for name in prompts if prompts[name] < share and name != first}
+    else:
+        chosen = _some_of(prompts, share)
+    if chosen and "" not in prompts:
+        return _parted(used, {one.key for one in used.records if one.group in chosen})
+    # Both images of a pair stay together, also where they count one by one.
+    units = {one.key: _unit(one.key) for one in used.records}
+    places = {unit: _place(unit, settings.split_seed) for unit in units.values()}
+    chosen = _some_of(places, share)
+    return _parted(used, {key for key, unit in units.items() if unit in chosen})
 
+
+def _some_of(places: Mapping[str, float], share: float) -> set[str]:
+    """Those below a share, but at least one, and not all; of a single one nothing."""
+    if len(places) < 2:
+        return set()
+    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
+    return ({name for name, place in places.items() if place < share} | {first}) - {last}
+
+
+def _unit(key: str) -> str:
+    return key.removesuffix(" chosen").removesuffix(" rejected")
+
+
+def _parted(used: EncodedPairs, held_out: set[str]) -> tuple[EncodedPairs, EncodedPairs]:
     def part(inside: bool) -> EncodedPairs:
         return replace(
-            dataset,
-            pairs=tuple(one for one in dataset.pairs if (names[one.key] in chosen) == inside),
-            labelled=tuple(one for one in dataset.labelled if (names[one.key] in chosen) == inside),
-            groups=tuple(one for one in dataset.groups if (names[one.key] in chosen) == inside),
+            used,
+            pairs=tuple(one for one in used.pairs if (one.key in held_out) == inside),
+            labelled=tuple(one for one in used.labelled if (one.key in held_out) == inside),
+            groups=tuple(one for one in used.groups if (one.key in held_out) == inside),
         )
 
     return part(False), part(True)
@@ -119,10 +142,12 @@ def advice(training: EncodedPairs, held_out: EncodedPairs) -> str:
     if count == 0:
         return "There is nothing to validate on: too few pairs."
     said = []
-    if {one.prompt for one in training.records} & {one.prompt for one in held_out.records}:
+    tried = {one.prompt for one in held_out.records}
+    if shared := tried & {one.prompt for one in training.records}:
+        which = "its prompt" if len(tried) == 1 else f"{len(shared)} of its {len(tried)} prompts"
         said.append(
-            "All pairs have one prompt, so validation is on that prompt too: it says nothing of "
-            "other prompts."
+            f"Validation is on other images, but {which} is trained on too: it says less of other "
+            "prompts."
         )
     if count == 1:
         said.append("Validation on a single pair is a coin flip: add pairs, or raise percent.")
@@ -157,18 +182,45 @@ class ValidationState:
     best_loss: float = math.inf
 
 
+def carried(
+    state: ValidationState, settings: ValidationSettings | None, held_out: str, same_pairs: bool
+) -> ValidationState:
+    """What of a state counts for a training that goes on from it.
+
+    Args:
+        settings: of today; None if nothing is validated any more.
+        held_out: digest of what is validated on today.
+        same_pairs: whether the pairs trained on are the same; others are a new chance.
+    """
+    if settings is None or state.held_out != held_out:
+        return ValidationState(held_out)
+    if not settings.save_best:
+        fresh = ValidationState()
+        state = replace(
+            state, best_step=-1, best_accuracy=fresh.best_accuracy, best_loss=fresh.best_loss
+        )
+    stalled = state.stalled if same_pairs else 0
+    return replace(state, stalled=stalled, stopped=0 < settings.patience <= stalled)
+
+
 def patience(
     state: ValidationState, metrics: dict[str, float], settings: ValidationSettings
 ) -> ValidationState:
-    """The state after a validation. An equal value is no progress, and nothing is rounded."""
+    """The state after a validation. An equal value is no progress, and nothing is rounded.
+
+    What has no value, such as the chosen reward of disliked images alone, takes no part.
+    """
     accuracy, reward = metrics["dpo/val_accuracy"], metrics["dpo/val_chosen_reward"]
-    stalls = [not accuracy > state.accuracy, not reward > state.chosen_reward]
+    watched = [(accuracy, state.accuracy), (reward, state.chosen_reward)]
+    stalls = [not now > best for now, best in watched if math.isfinite(now)]
+    if not stalls:
+        return state
     stalled = any(stalls) if settings.patience_mode == "either" else all(stalls)
     count = state.stalled + 1 if stalled else 0
     return replace(
         state,
-        accuracy=max(state.accuracy, accuracy),
-        chosen_reward=max(state.chosen_reward, reward),
+        accuracy=_larger(state.accuracy, accuracy),
+        chosen_reward=_larger(state.chosen_reward, reward),
         stalled=count,
         stopped=0 < settings.patience <= count,
     )
@@ -179,9 +231,14 @@ def best_so_far(
 ) -> ValidationState:
     """The state with this step as the best one, if it is."""
     accuracy, loss = metrics["dpo/val_accuracy"], metrics["dpo/val_loss"]
-    if (accuracy, -loss) <= (state.best_accuracy, -state.best_loss):
+    better = (accuracy, -loss) > (state.best_accuracy, -state.best_loss)
+    if not (better and math.isfinite(accuracy) and math.isfinite(loss)):
         return state
     return replace(state, best_step=step, best_accuracy=accuracy, best_loss=loss)
+
+
+def _larger(best: float, now: float) -> float:
+    return now if now > best else best
 
 
 class Validation:

@@ -275,12 +275,17 @@ class PairSet:
         )
 
     def join(self, other: PairSet) -> PairSet:
-        """This set's records, then those of `other` that are not among them."""
+        """This set's records, then those of `other` that are not among them.
+
+        A fixed set joined to a growing one makes it another collection.
+        """
+        fixed = [f"with {one.digest}" for one in (self, other) if not one.lineage and len(one)]
+        growing = self.lineage or other.lineage
         return PairSet.folded(
             (*self.pairs, *other.pairs),
             (*self.labelled, *other.labelled),
             (*self.groups, *other.groups),
-            (*self.lineage, *other.lineage),
+            (*self.lineage, *other.lineage, *(fixed if growing else ())),
             (*self.ties, *other.ties),
         )
 

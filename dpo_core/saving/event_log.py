@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 
 class EventLog:
@@ -18,19 +21,30 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, after: int) -> None:
-        self._writer = None
+        self._writer: Any = None
         if find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
+            # Nothing that is wrong with it may cost a training.
+            with self._quietly():
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=after + 1)
+                self._writer = SummaryWriter(str(folder), purge_step=after + 1)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """One point of every curve."""
         if self._writer is None:
             return
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, step)
+        with self._quietly():
+            for name, value in metrics.items():
+                if math.isfinite(value):
+                    self._writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            logging.warning("TensorBoard's files are not written any more.", exc_info=True)
+            self._writer = None
 
     def __enter__(self) -> EventLog:
         return self
@@ -42,4 +56,5 @@ class EventLog:
         trace: TracebackType | None,
     ) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with self._quietly():
+                self._writer.close()

@@ -50,12 +50,14 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: Path) -> RunFolder:
-        """The run in a folder; an empty one of no such folder where there is none."""
+        """The run in a folder, whatever became of its settings file."""
         try:
             content = json.loads((path / "settings.json").read_bytes())
         except (OSError, ValueError):
             content = {}
-        return cls(path.parent, content if isinstance(content, dict) else {})
+        run = cls(path.parent, content if isinstance(content, dict) else {})
+        run.path, run.id = path, path.name
+        return run
 
     def open(self) -> None:
         """Makes the folder and its settings file.
@@ -108,7 +110,7 @@ class RunFolder:
             parts["optimizer"],
             scalars["rho"],
             scalars["loss_scale"],
-            Epochs(**scalars["epochs"]),
+            Epochs(**scalars["epochs"] | {"batches": tuple(scalars["epochs"]["batches"])}),
             scalars["visits"],
             ObjectiveState(**scalars["objective"]),
             parts["average"],
@@ -118,11 +120,12 @@ class RunFolder:
         )
 
     def checkpoints(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
+        """Steps that have a checkpoint that can be read, ascending."""
         if not self.path.is_dir():
             return []
         matches = (CHECKPOINT.fullmatch(entry.name) for entry in self.path.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        steps = sorted(int(match[1]) for match in matches if match)
+        return [step for step in steps if _is_whole(self._checkpoint(step))]
 
     def remove_checkpoint(self, step: int) -> None:
         """Deletes a checkpoint, if it is there."""
@@ -199,11 +202,20 @@ def runs_like(
     for path in root.iterdir() if root.is_dir() else ():
         run = RunFolder.at(path)
         names = run.content.keys() | wanted.keys()
-        if run.path == path and all(
+        if run_id(run.content) == path.name and all(
             name in but_for or run.content.get(name) == wanted.get(name) for name in names
         ):
             found.append(run)
     return found
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file has the length its header tells; reads no more than that."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "state" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def _as_read(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,13 @@ class Epochs:
 
     Attributes:
         dataset: digest of the pairs.
+        batches: pairs in a batch, and batches in a step.
         first_step: step at which they came.
         first_visit: visits begun before that.
     """
 
     dataset: str = ""
+    batches: tuple[int, int] = (0, 0)
     first_step: int = 0
     first_visit: int = 0
 

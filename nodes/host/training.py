@@ -14,10 +14,11 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ...dpo_core.evaluation.diagnostics import Watch, watched
-from ...dpo_core.evaluation.validation import ValidationState
+from ...dpo_core.evaluation.validation import ValidationState, carried
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState, train
 from ...dpo_core.saving.autosave import Autosave
@@ -91,12 +92,22 @@ class Trainer:
         return [self.patcher]
 
     def state(self) -> TrainState | None:
-        """Where training stands; None before the first step."""
-        if self.step > self.origin.step:
-            return self.run.load_checkpoint(self.step)
-        if self.origin.run is not None:
-            return self.origin.run.load_checkpoint(self.origin.step)
-        return None
+        """Where training stands; None before the first step.
+
+        Raises:
+            TrainingError: the checkpoint is gone or damaged.
+        """
+        run = self.run if self.step > self.origin.step else self.origin.run
+        if run is None:
+            return None
+        try:
+            return run.load_checkpoint(self.step)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"Step {self.step} of run {run.id}, from which this goes on, cannot be read "
+                f"({error}). Put {run.path} back, or begin anew: set new_picks to start_over, or "
+                "another seed."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -147,34 +158,58 @@ def build_trainer(
         "pairs": dataset.digest,
         "held_out": held_out.digest if settings.validation is not None else "",
         "lineage": list(dataset.lineage),
-        "settings": asdict(settings),
+        "settings": _deciding(settings),
         "adapter": asdict(adapter) if origin.existing is None else {
             "weights": _digest(origin.existing), "dropout": adapter.dropout
         },
         "continues": None if origin.run is None else [origin.run.id, origin.step],
+        "restart": 0,
     }
     run = RunFolder(runs_folder(), content)
-    if dataset.lineage and origin.run is None and not start_over:
-        run, origin = _in_lineage(run, origin)
+    if dataset.lineage and origin.run is None:
+        run, origin = _started_over(run, origin) if start_over else _in_lineage(run, origin)
     return Trainer(
         patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
         origin.step,
     )
 
 
+def _deciding(settings: TrainSettings) -> dict[str, Any]:
+    """What of the settings decides the result: how passes are scheduled does not."""
+    return {name: value for name, value in asdict(settings).items() if name != "execution_mode"}
+
+
+def _relatives(run: RunFolder) -> list[RunFolder]:
+    """Runs of the same collection as it grew, in no order."""
+    return runs_like(run.path.parent, run.content, ("pairs", "held_out", "continues", "restart"))
+
+
+def _same_pairs(one: RunFolder, other: RunFolder) -> bool:
+    return all(one.content[name] == other.content[name] for name in ("pairs", "held_out"))
+
+
+def _started_over(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
+    """A fresh start, which is from then on what the collection goes on from."""
+    starts = {run.content.get("restart", 0): run for run in _relatives(fresh)
+              if run.content["continues"] is None and run.content.get("restart", 0) > 0}
+    last = max(starts, default=0)
+    if last and _same_pairs(starts[last], fresh):
+        return starts[last], origin
+    return RunFolder(fresh.path.parent, fresh.content | {"restart": last + 1}), origin
+
+
 def _in_lineage(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
-    root, content = fresh.path.parent, fresh.content
+    root = fresh.path.parent
+    found = {run: steps[-1] for run in _relatives(fresh) if (steps := run.checkpoints())}
+    restart = max((run.content.get("restart", 0) for run in found), default=0)
+    # What was left behind by starting over stays behind.
     furthest = {
-        run: run.checkpoints()[-1]
-        for run in runs_like(root, content, ("pairs", "held_out", "continues"))
-        if run.checkpoints()
+        run: step for run, step in found.items() if run.content.get("restart", 0) == restart
     }
+    content = fresh.content | {"restart": restart}
     if not furthest:
         return fresh, origin
-    same = [
-        run for run in furthest
-        if all(run.content[name] == content[name] for name in ("pairs", "held_out"))
-    ]
+    same = [run for run in furthest if _same_pairs(run, fresh)]
     # By id where the steps are equal: which one it is must not depend on the file system.
     last = max(same or furthest, key=lambda run: (furthest[run], run.id))
     if not same:
@@ -263,8 +298,11 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
 def _is_stopped(trainer: Trainer) -> bool:
     """Whether validation has ended the training on these very pairs."""
     state = trainer.state()
-    same = state is not None and state.epochs.dataset == trainer.dataset.digest
-    return state is not None and same and state.validation.stopped
+    if state is None:
+        return False
+    same_pairs = state.epochs.dataset == trainer.dataset.digest
+    settings, held_out = trainer.settings.validation, trainer.held_out.digest
+    return carried(state.validation, settings, held_out, same_pairs).stopped
 
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
@@ -435,17 +473,21 @@ def _keep(trainer: Trainer, state: TrainState, autosave: Autosave) -> str:
     try:
         trainer.run.save_checkpoint(state)
         autosave.clear(but=state.step)
+    except OSError as error:
+        return f"What was learned in {counted(state.step, 'step')} could not be saved: {error}."
+    go_on = f"run again to go on from there ({trainer.run.path})."
+    try:
         reached = replace(trainer, step=state.step)
         lora = lora_of(reached, state)
         name = f"stopped_{trainer.run.id[:8]}_step{state.step}"
         path = Path(folder_paths.get_output_directory()) / "loras" / "dpo" / f"{name}.safetensors"
         save_lora(path, lora, metadata_of(reached, lora, name))
     except OSError as error:
-        return f"What was learned in {counted(state.step, 'step')} could not be saved: {error}."
-    return (
-        f"What was learned in {counted(state.step, 'step')} is kept: LoRA {path}; run again to "
-        f"go on from there ({trainer.run.path})."
-    )
+        return (
+            f"What was learned in {counted(state.step, 'step')} is kept, but there was no room "
+            f"for its LoRA ({error}); {go_on}"
+        )
+    return f"What was learned in {counted(state.step, 'step')} is kept: LoRA {path}; {go_on}"
 
 
 def _check_room(trainer: Trainer, trained: TrainedModel) -> None:

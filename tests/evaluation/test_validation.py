@@ -17,16 +17,23 @@ from dpo_core.evaluation.validation import (
     ValidationState,
     advice,
     best_so_far,
+    carried,
     grid_of,
     patience,
-    split,
 )
+from dpo_core.evaluation.validation import split as split_for
 from dpo_core.training.batch import on_grid
-from dpo_core.training.dataset import EncodedPair, EncodedPairs
+from dpo_core.training.dataset import EncodedGroup, EncodedPair, EncodedPairs
 from dpo_core.training.noise import NoiseSettings
 from dpo_core.training.objectives import FRESH, Objective
 
 BETA = 3.0
+
+
+def split(
+    pairs: EncodedPairs, settings: ValidationSettings, loss: str = "sigmoid"
+) -> tuple[EncodedPairs, EncodedPairs]:
+    return split_for(pairs, settings, Objective(loss=loss))
 
 
 def prompts(counts: dict[str, int]) -> EncodedPairs:
@@ -56,14 +63,68 @@ def test_all_pairs_of_a_prompt_are_on_one_side_and_none_is_lost() -> None:
     assert names(other) != names(training)
 
 
-def test_a_prompt_that_was_trained_on_never_turns_up_in_validation() -> None:
-    settings = ValidationSettings(percent=20)
-    trained: set[str] = set()
-    for count in range(2, 40):
-        training, held_out = split(prompts({f"p{i}": 1 for i in range(count)}), settings)
-        assert trained.isdisjoint(names(held_out)), count
-        assert len(training) >= 1 and len(held_out) >= 1
-        trained |= names(training)
+@pytest.mark.parametrize("percent", [5, 10, 20])
+def test_in_a_growing_collection_nothing_trained_on_turns_up_in_validation(percent: int) -> None:
+    settings = ValidationSettings(percent=percent)
+    for start in ({"a": 12}, {"a": 3, "b": 2}):
+        counts, trained = dict(start), set[str]()
+        for number in range(30):
+            counts[f"p{number}"] = 1 + number % 2
+            every = prompts({"p": sum(counts.values())}).pairs  # the same pairs, some more
+            names = [name for name, count in counts.items() for _ in range(count)]
+            pairs = tuple(
+                replace(pair, prompt=name, group=name)
+                for pair, name in zip(reversed(every), names, strict=True)
+            )
+            grown = EncodedPairs(pairs, lineage=("s",))
+            training, held_out = split(grown, settings)
+            assert trained.isdisjoint(pair.key for pair in held_out), number
+            assert len(training) >= len(held_out) >= 1
+            trained |= {pair.key for pair in training}
+
+
+def test_a_fixed_collection_keeps_at_least_one_prompt_on_each_side() -> None:
+    for count in range(2, 20):
+        for percent in (1, 50, 90):
+            pairs = prompts({f"p{i}": 2 for i in range(count)})
+            training, held_out = split(pairs, ValidationSettings(percent=percent))
+            assert names(training) and names(held_out)
+            assert names(training).isdisjoint(names(held_out))
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_single_pair_is_trained_on_and_two_are_parted(growing: bool) -> None:
+    for seed in range(20):
+        settings = ValidationSettings(percent=50, split_seed=seed)
+        for count in (1, 2):
+            pairs = replace(prompts({"a": count}), lineage=("s",) if growing else ())
+            training, held_out = split(pairs, settings)
+            assert (len(training), len(held_out)) == (1, count - 1)
+
+
+def test_both_images_of_a_pair_stay_together_where_they_count_one_by_one() -> None:
+    training, held_out = split(prompts({"a": 20}), ValidationSettings(percent=30), "kto")
+    assert len(training.labelled) + len(held_out.labelled) == 40 and held_out.labelled
+    def pair_of(key: str) -> str:
+        return key.removesuffix(" chosen").removesuffix(" rejected")
+
+    tried = {pair_of(one.key) for one in held_out.labelled}
+    assert tried.isdisjoint(pair_of(one.key) for one in training.labelled)
+    assert len(held_out.labelled) == 2 * len(tried)
+
+
+def test_what_belongs_to_a_ranked_group_does_not_come_back_as_a_pair() -> None:
+    pairs = prompts({"a": 12})
+    groups = tuple(
+        EncodedGroup(
+            (*pair.latents, pair.chosen + 1), (2.0, 1.0, 0.0), pair.conditioning,
+            f"group {pair.key}", "a", "a",
+        )
+        for pair in pairs
+    )  # fmt: skip
+    both = replace(pairs, groups=groups)
+    training, held_out = split(both, ValidationSettings(percent=40), "dgpo")
+    assert len(training.groups) + len(held_out.groups) == 12 and held_out.groups
 
 
 def test_pairs_that_a_folder_keeps_for_validation_are_it() -> None:
@@ -76,7 +137,7 @@ def test_pairs_that_a_folder_keeps_for_validation_are_it() -> None:
 def test_with_one_prompt_pairs_are_split_and_it_is_said() -> None:
     training, held_out = split(prompts({"a": 30}), ValidationSettings(percent=30))
     assert len(held_out) >= 1 and len(training) + len(held_out) == 30
-    assert "one prompt" in advice(training, held_out)
+    assert "its prompt is trained on too" in advice(training, held_out)
 
 
 def test_too_few_pairs_are_said_plainly() -> None:
@@ -125,6 +186,28 @@ def test_both_counts_only_when_all_stall() -> None:
 
 def test_tiny_rewards_are_progress() -> None:
     assert after("both", (0.5, 1e-9), (0.5, 1.0000001e-9)).stalled == 0
+
+
+def test_what_has_no_value_takes_no_part() -> None:
+    nan = math.nan
+    assert after("either", (0.5, nan), (0.6, nan), (0.7, nan)).stalled == 0
+    assert after("either", (0.5, nan), (0.5, nan)).stalled == 1
+    assert after("both", (nan, 1.0), (nan, 2.0)).stalled == 0
+    assert after("either", (nan, nan), (nan, nan)) == ValidationState()
+    best = best_so_far(ValidationState(), {"dpo/val_accuracy": nan, "dpo/val_loss": 0.1}, 5)
+    assert best == ValidationState()
+
+
+def test_a_state_counts_for_what_is_asked_today() -> None:
+    state = ValidationState("h", 0.8, 0.1, 3, True, 20, 0.8, 0.5)
+    asked = ValidationSettings(patience=2, save_best=True)
+    assert carried(state, asked, "h", True) == state
+    assert carried(state, None, "h", True) == ValidationState("h")
+    assert carried(state, asked, "i", True) == ValidationState("i")
+    assert carried(state, replace(asked, patience=5), "h", True).stopped is False
+    assert carried(state, replace(asked, patience=0), "h", True).stopped is False
+    assert carried(state, asked, "h", False).stalled == 0
+    assert carried(state, replace(asked, save_best=False), "h", True).best_step == -1
 
 
 def test_without_patience_nothing_stops() -> None:

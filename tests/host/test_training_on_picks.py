@@ -161,13 +161,23 @@ def test_other_settings_and_start_over_begin_a_new_lora(
         return result
 
     value = pick(comfy_server, shown_set(run(1, {})))
-    value = pick(comfy_server, shown_set(run(2, value)))
+    second = run(2, value)
+    value = pick(comfy_server, shown_set(second))
+    assert steps_done(run(3, value)) == "6"
     assert steps_done(run(3, value, learning_rate=2e-3)) == "3"
     assert steps_done(run(3, value, rank=3)) == "3"
     fresh = run(3, value, new_picks="start_over")
     assert steps_done(fresh) == "3"
     assert own_rows(run_of(comfy_server, fresh))[0]["prediction_change"] == 0
-    assert steps_done(run(3, value)) == "3"  # just these pairs were trained on: found
+    value = pick(comfy_server, shown_set(fresh), best=0, worst=1)
+    # What was left behind stays behind, however far it had come.
+    later = run(4, value)
+    assert steps_done(later) == "6"
+    assert f"goes on from step 3 of run {run_of(comfy_server, fresh).name}" in (
+        later.outputs["trainer"]["text"][0]
+    )
+    # Choosing how passes are scheduled, or other encoding, is another matter than settings.
+    assert steps_done(run(4, value, execution_mode="full_concurrent")) == "6"
 
 
 def test_a_stopped_training_is_gone_on_from_with_new_picks(

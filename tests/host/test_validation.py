@@ -101,4 +101,4 @@ def test_what_is_wrong_with_the_validation_is_said(
         caption.write_text("the same for all")
     result = comfy_server.queue(asked)
     assert result.error == ""
-    assert "one prompt" in result.outputs["trainer"]["text"][0]
+    assert "trained on too" in result.outputs["trainer"]["text"][0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,13 @@ def test_every_finite_metric_becomes_a_curve(tmp_path: Path) -> None:
     assert read.Tags()["scalars"] == ["dpo/accuracy"]
     points = [(point.step, point.value) for point in read.Scalars("dpo/accuracy")]
     assert points == [(1, 0.25), (2, 0.5), (3, 1.0)]
+
+
+def test_a_broken_tensorboard_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard", reason="it cannot break where it is not")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # cannot be imported
+    with EventLog(tmp_path, 0) as log:
+        log.add(1, {"dpo/accuracy": 0.5})
+    assert "not written any more" in caplog.text

@@ -41,7 +41,7 @@ def a_state(step: int = 7, rho: float | None = 1 / 3) -> TrainState:
         },
         rho,
         loss_scale=64.0,
-        epochs=Epochs("pairs", 3, 2),
+        epochs=Epochs("pairs", (2, 4), 3, 2),
         visits=5,
         average={name: torch.randn(2, 3, generator=generator) for name in layers},
         algorithm="adafactor",
@@ -253,3 +253,23 @@ def test_reference_errors_are_those_of_their_key_and_found_in_the_run_before(
         assert run.reference_errors("other") == {}
     (first.path / "reference_errors.safetensors").write_bytes(b"torn")
     assert second.reference_errors("k") == {}
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    for step in (1, 2, 3):
+        run.save_checkpoint(a_state(step))
+    path = run.path / "step_00000003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    (run.path / "step_00000004.safetensors").write_bytes(b"")
+    assert run.checkpoints() == [1, 2]
+
+
+def test_a_run_whose_settings_were_noted_in_is_still_where_it_was(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    run.append_metrics(1, {"loss/dpo": 0.5})
+    (run.path / "settings.json").write_text("{}")
+    again = RunFolder.at(run.path)
+    assert (again.path, again.id) == (run.path, run.id)
+    assert len(again.history(1)) == 1
+    assert runs_like(tmp_path, {}, ()) == []
