@@ -25,10 +25,10 @@ from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from ..dpo_core.training.optimizer import OptimizerSettings
 from .host.encoding import model_shaped
 from .host.folders import shown
+from .host.lineage import Origin
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.progress import Progress, say
 from .host.training import (
-    Origin,
     Trained,
     adapter_problems,
     build_trainer,

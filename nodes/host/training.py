@@ -24,7 +24,7 @@ from ...dpo_core.run import StepReport, TrainingError, TrainSettings, TrainState
 from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.event_log import EventLog
 from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors, save_lora
-from ...dpo_core.saving.run_folder import RunFolder, run_id, runs_like
+from ...dpo_core.saving.run_folder import RunFolder, run_id
 from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
 from ...dpo_core.training.dataset import EncodedPairs, Record, tensor_digest
 from ...dpo_core.training.reference_cache import ReferenceCache
@@ -32,6 +32,7 @@ from .denoiser import HostDenoiser
 from .folders import runs_folder
 from .identity import model_identity
 from .injection import TrainedModel, adapted_layers
+from .lineage import Origin, in_lineage, started_over
 from .progress import Progress
 from .session import training_session
 
@@ -51,23 +52,6 @@ _OTHER_KINDS = {
     "HunyuanImage21Refiner": "refiner", "IP2P": "instruction editing", "Lotus": "depth",
     "RT_DETR_v4": "detection", "DepthAnything3": "depth", "SAM3": "segmentation",
 }
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a trainer's adapter starts from and what it is compared with.
-
-    Attributes:
-        existing: frozen weights that are the reference; None if the bare model is.
-        carried: tensors for text encoders that go into the saved file unchanged.
-        run: folder of the run continued from, None for a fresh start.
-        step: step of it.
-    """
-
-    existing: Mapping[str, LoraWeights] | None = None
-    carried: Mapping[str, Tensor] | None = None
-    run: RunFolder | None = None
-    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +151,7 @@ def build_trainer(
     }
     run = RunFolder(runs_folder(), content)
     if dataset.lineage and origin.run is None:
-        run, origin = _started_over(run, origin) if start_over else _in_lineage(run, origin)
+        run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)
     return Trainer(
         patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
         origin.step,
@@ -177,48 +161,6 @@ def build_trainer(
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
     """What of the settings decides the result: how passes are scheduled does not."""
     return {name: value for name, value in asdict(settings).items() if name != "execution_mode"}
-
-
-def _relatives(run: RunFolder) -> list[RunFolder]:
-    """Runs of the same collection as it grew, in no order."""
-    return runs_like(run.path.parent, run.content, ("pairs", "held_out", "continues", "restart"))
-
-
-def _same_pairs(one: RunFolder, other: RunFolder) -> bool:
-    return all(one.content[name] == other.content[name] for name in ("pairs", "held_out"))
-
-
-def _started_over(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
-    """A fresh start, which is from then on what the collection goes on from."""
-    starts = {run.content.get("restart", 0): run for run in _relatives(fresh)
-              if run.content["continues"] is None and run.content.get("restart", 0) > 0}
-    last = max(starts, default=0)
-    if last and _same_pairs(starts[last], fresh):
-        return starts[last], origin
-    return RunFolder(fresh.path.parent, fresh.content | {"restart": last + 1}), origin
-
-
-def _in_lineage(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
-    root = fresh.path.parent
-    found = {run: steps[-1] for run in _relatives(fresh) if (steps := run.checkpoints())}
-    restart = max((run.content.get("restart", 0) for run in found), default=0)
-    # What was left behind by starting over stays behind.
-    furthest = {
-        run: step for run, step in found.items() if run.content.get("restart", 0) == restart
-    }
-    content = fresh.content | {"restart": restart}
-    if not furthest:
-        return fresh, origin
-    same = [run for run in furthest if _same_pairs(run, fresh)]
-    # By id where the steps are equal: which one it is must not depend on the file system.
-    last = max(same or furthest, key=lambda run: (furthest[run], run.id))
-    if not same:
-        origin = replace(origin, run=last, step=furthest[last])
-        return RunFolder(root, content | {"continues": [last.id, furthest[last]]}), origin
-    if last.content["continues"]:
-        parent, step = last.content["continues"]
-        origin = replace(origin, run=RunFolder.at(root / parent), step=step)
-    return last, origin
 
 
 def model_problems(patcher: ModelPatcher) -> list[str]:

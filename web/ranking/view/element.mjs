@@ -46,7 +46,7 @@ export function button({ label, text, sign, key, onclick, className = "" }) {
   made.setAttribute("aria-label", label);
   if (sign) made.append(icon(sign));
   if (text) made.append(el("span", { textContent: text }));
-  if (key) made.append(el("kbd", { textContent: key, ariaHidden: "true" }));
+  if (key) made.append(el("kbd", { textContent: key, "aria-hidden": "true" }));
   return made;
 }
 

@@ -38,7 +38,7 @@ export class PairBar {
     const chosen = el("img", { alt: "", draggable: false });
     const rejected = el("img", { alt: "", draggable: false });
     const element = el("span", { className: "dpo-pair", role: "img" });
-    element.append(chosen, el("i", { textContent: "›", ariaHidden: "true" }), rejected);
+    element.append(chosen, el("i", { textContent: "›", "aria-hidden": "true" }), rejected);
     this._pairs.push({ element, chosen, rejected });
     this._list.append(element);
   }
