@@ -57,7 +57,8 @@ class Objective:
     """Holds the LoRA to the base model. It multiplies the reward margin directly (papers with a
     factor 1/2 in front write 5000 for our 2500). Lower values, 200 to 1000, let it move further.
     It sets where learning a pair stops; how fast it gets there is the learning rate. For ipo it is
-    tau, of which 100 is a good start: at 5000 it stops at once; orpo and nft_pair do without; simpo, cpo and reference_free have simpo_beta."""
+    tau, of which 100 is a good start: at 5000 it stops at once. orpo and nft_pair do without;
+    simpo, cpo and reference_free have simpo_beta."""
 
     beta_per_epoch: tuple[float, ...] = ()
     """A beta for each look at all pairs, one after the other; the last one stays. Empty: always
