@@ -107,9 +107,10 @@ def _adamw_8bit(
     parameters: list[nn.Parameter], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
     """Dettmers et al. 2021 (arXiv:2110.02861)."""
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes import optim
 
-    made: torch.optim.Optimizer = AdamW8bit(parameters, **_adam(settings))
+    algorithms: Any = optim  # it does not say what it exports
+    made: torch.optim.Optimizer = algorithms.AdamW8bit(parameters, **_adam(settings))
     return made
 
 
