@@ -16,55 +16,67 @@ const INFERRED_PROBABILITY = 0.65;
 export function chosenPairs(images, votes, pairsPerGroup) {
   const ids = images.map((image) => image.id);
   const found = judge(ids, votes);
-  const named = new Set();
   const asked = [];
   const others = [];
   const used = new Set();
   const sizes = new Map(images.map((image) => [image.id, image]));
-  for (const pick of found.picks) if (pick.designated) named.add(`${pick.winner} ${pick.loser}`);
-  for (const pair of possible(found, new Ratings(ids, found.outcomes), sizes)) {
-    const isNamed = named.has(`${pair.chosen} ${pair.rejected}`);
-    if (asked.length + others.length >= pairsPerGroup && !isNamed) continue;
-    if (used.has(pair.chosen) || used.has(pair.rejected)) continue;
-    (isNamed ? asked : others).push(pair);
+  const ratings = new Ratings(ids, found.outcomes);
+  const take = (pair, into) => {
+    if (used.has(pair.chosen) || used.has(pair.rejected)) return;
+    into.push(pair);
     used.add(pair.chosen).add(pair.rejected);
+  };
+  for (const pair of namedPairs(found, ratings, sizes)) take(pair, asked);
+  // Worked out only where they are asked for: among many images there are thousands.
+  if (asked.length < pairsPerGroup) {
+    for (const pair of otherPairs(found, ratings, sizes)) {
+      if (asked.length + others.length >= pairsPerGroup) break;
+      take(pair, others);
+    }
   }
   return [...asked.reverse(), ...others].map(({ gap: _, ...pair }) => pair);
 }
 
-// Every pair that may be made, those with the first claim on an image first.
-function possible(found, ratings, sizes) {
-  const { compared, picks, labels } = found;
+// The best-and-worst picks, the last one first: it has the first claim on an image.
+function namedPairs({ picks }, ratings, sizes) {
+  return picks
+    .filter((pick) => pick.designated && oneSize(sizes, pick.winner, pick.loser))
+    .reverse()
+    .map((pick) => made(ratings, pick.winner, pick.loser, true));
+}
+
+// Every other pair that may be made, the outermost first.
+function otherPairs({ compared, picks, labels }, ratings, sizes) {
   const place = new Map(compared.map((image, i) => [image, i]));
-  const made = (chosen, rejected, explicit) => ({
-    chosen,
-    rejected,
-    explicit,
-    probability: Math.max(ratings.probability(chosen, rejected), 0.5),
-    gap: Math.round((ratings.mean(chosen) - ratings.mean(rejected)) * 1e9),
-  });
-  const fit = picks.filter((pick) => oneSize(sizes, pick.winner, pick.loser));
-  const named = fit.filter((pick) => pick.designated).reverse();
-  const others = fit
-    .filter((pick) => !pick.designated)
-    .map((pick) => made(pick.winner, pick.loser, true));
+  const found = picks
+    .filter((pick) => !pick.designated && oneSize(sizes, pick.winner, pick.loser))
+    .map((pick) => made(ratings, pick.winner, pick.loser, true));
   const picked = new Set(picks.flatMap(({ winner: a, loser: b }) => [`${a} ${b}`, `${b} ${a}`]));
   for (const winner of compared) {
     for (const loser of compared) {
-      const mayBe = winner !== loser && !picked.has(`${winner} ${loser}`);
-      if (!mayBe || !oneSize(sizes, winner, loser) || labels.get(winner) === "bad") continue;
-      if (!ratings.connected(winner, loser)) continue;
+      if (winner === loser || !ratings.connected(winner, loser)) continue;
+      if (!oneSize(sizes, winner, loser) || labels.get(winner) === "bad") continue;
       if (ratings.probability(winner, loser) < INFERRED_PROBABILITY) continue;
-      others.push(made(winner, loser, false));
+      if (picked.has(`${winner} ${loser}`)) continue;
+      found.push(made(ratings, winner, loser, false));
     }
   }
-  others.sort(
+  return found.sort(
     (a, b) =>
       b.gap - a.gap ||
       place.get(a.chosen) - place.get(b.chosen) ||
       place.get(a.rejected) - place.get(b.rejected),
   );
-  return [...named.map((pick) => made(pick.winner, pick.loser, true)), ...others];
+}
+
+function made(ratings, chosen, rejected, explicit) {
+  return {
+    chosen,
+    rejected,
+    explicit,
+    probability: Math.max(ratings.probability(chosen, rejected), 0.5),
+    gap: Math.round((ratings.mean(chosen) - ratings.mean(rejected)) * 1e9),
+  };
 }
 
 /** Two images can only be trained against each other at one size. */
