@@ -10,8 +10,14 @@ from .lora import LoadLora, SaveLora
 from .noise import NoiseNode
 from .objective import ObjectiveNode
 from .optimizer import OptimizerNode
-from .pairs import JoinPairs, LoadPairFolder, PairsFromImages
-from .ranking import ExportPairFolder, LoadLabelledFolder, LoadPreferences, RankImages
+from .pairs import (
+    ExportPairFolder,
+    JoinPairs,
+    LoadLabelledFolder,
+    LoadPairFolder,
+    PairsFromImages,
+)
+from .ranking import LoadPreferences, RankImages
 from .routes import register_routes
 from .trainer import TrainerNode, TrainStepsNode
 from .validation import ValidationNode

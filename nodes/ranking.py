@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -17,10 +16,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ..dpo_core.pairs.export import export_pair_folder
-from ..dpo_core.pairs.folder import folder_manifest
 from ..dpo_core.pairs.generation import generation_behind, vae_behind
-from ..dpo_core.pairs.labelled_folder import load_labelled_folder
 from ..dpo_core.pairs.latent_file import KnownLatent
 from ..dpo_core.pairs.problem import PairError
 from ..dpo_core.pairs.prompt_metadata import prompt_behind
@@ -32,14 +28,6 @@ from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import Session, SessionState
 from ..dpo_core.ranking.session_name import SessionNameError
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
-from .host.folders import (
-    READABLE,
-    WRITABLE,
-    FolderNotAllowed,
-    readable_folder,
-    shown,
-    writable_folder,
-)
 from .host.latents import known_latents, latent_problems
 from .host.progress import say
 from .host.sessions import open_session, session_at, session_paths
@@ -238,96 +226,6 @@ class LoadPreferences(io.ComfyNode):
         return io.NodeOutput(pairs, made.report, ui={"text": [made.report]})
 
 
-class ExportPairFolder(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="DPOExportPairFolder",
-            display_name="Export Pair Folder (DPO)",
-            category=CATEGORY,
-            description="Writes pairs as a folder of chosen and rejected images with captions, "
-            "which this and other trainers read. An earlier export in its place is replaced, "
-            "nothing else ever is.",
-            is_output_node=True,
-            hidden=[io.Hidden.unique_id],
-            inputs=[
-                Pairs.Input("pairs", tooltip="What to write."),
-                io.String.Input("folder", default="dpo/export", tooltip=WRITABLE),
-            ],
-            outputs=[io.String.Output(display_name="path")],
-        )
-
-    @classmethod
-    def execute(cls, pairs: PairSet, folder: str) -> io.NodeOutput:
-        target = writable_folder(folder)
-        try:
-            path = export_pair_folder(pairs, target)
-        except OSError as error:
-            raise ValueError(
-                f"The pairs could not be written to {target} ({error.strerror or error}). Nothing "
-                "half-written is left. Make room or give another folder, and run again."
-            ) from error
-        line = f"Wrote {shown(path)}: {pairs.summary()[0]}"
-        say(line, cls.hidden.unique_id)
-        return io.NodeOutput(str(path), ui={"text": [line]})
-
-
-class LoadLabelledFolder(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="DPOLoadLabelledFolder",
-            display_name="Load Labelled Folder (DPO)",
-            category=CATEGORY,
-            description="Reads liked and disliked images with their captions from two folders.",
-            search_aliases=["kto", "liked disliked", "thumbs"],
-            inputs=[
-                io.String.Input(
-                    "liked", default="",
-                    tooltip=f"Images you like. May be left empty. {READABLE}",
-                ),
-                io.String.Input(
-                    "disliked", default="",
-                    tooltip=f"Images you do not like. May be left empty. {READABLE}",
-                ),
-                io.Combo.Input(
-                    "on_problem", options=["error", "skip"], default="error",
-                    tooltip="error stops and lists everything wrong with the folders; skip leaves "
-                    "those images out and lists them in the report.",
-                ),
-            ],
-            outputs=[
-                Pairs.Output(display_name="pairs"),
-                io.String.Output(display_name="report"),
-            ],
-        )
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, liked: str | None, disliked: str | None, **_: Any
-    ) -> str | float:
-        if liked is None or disliked is None:  # linked: not known before the node runs
-            return float("nan")
-        try:
-            return " ".join(map(_manifest, (liked, disliked)))
-        except (FolderNotAllowed, PairError, OSError) as error:
-            return str(error)
-
-    @classmethod
-    def execute(cls, liked: str, disliked: str, on_problem: str) -> io.NodeOutput:
-        folders: list[Path | str] = []
-        problems: list[str] = []
-        for name, text in (("liked", liked), ("disliked", disliked)):
-            try:
-                folders.append(readable_folder(text) if text.strip() else "")
-            except FolderNotAllowed as error:
-                problems.append(f"{name}: {error}")
-        if problems:
-            raise FolderNotAllowed("\n".join(problems))
-        reading = load_labelled_folder(folders[0], folders[1], on_problem)
-        return io.NodeOutput(reading.pairs, reading.report, ui={"text": [reading.report]})
-
-
 _NO_PROMPT = (
     "The prompt of these images cannot be told from the graph; their pairs are trained without "
     "one. Connect the text to the input `prompt`."
@@ -489,7 +387,3 @@ def _fingerprint(session: str | None) -> str:
         return " ".join(session_at(path).fingerprint() for path in paths)
     except (SessionNameError, OSError) as error:
         return str(error)
-
-
-def _manifest(text: str) -> str:
-    return folder_manifest(readable_folder(text)) if text.strip() else ""

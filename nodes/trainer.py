@@ -28,12 +28,10 @@ from .host.folders import shown
 from .host.lineage import Origin
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.progress import Progress, say
+from .host.trainable import adapter_problems, left_out, model_problems
 from .host.training import (
     Trained,
-    adapter_problems,
     build_trainer,
-    left_out,
-    model_problems,
     train_steps,
     watch_of,
 )
@@ -247,7 +245,7 @@ class TrainStepsNode(io.ComfyNode):
             progress.say(line, log=True)
             return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
         trained = train_steps(trainer, steps, progress)
-        line = "\n".join([_summary(trained), *watch_of(trained.trainer).verdict()])
+        line = "\n".join([_summary(trained), *watch_of(trainer, trained.rows).verdict()])
         progress.say(line, log=True)
         return io.NodeOutput(
             trained.trainer,

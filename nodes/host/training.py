@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .folders import runs_folder
 from .identity import model_identity
-from .injection import TrainedModel, adapted_layers
+from .injection import TrainedModel
 from .lineage import Origin, in_lineage, started_over
 from .progress import Progress
 from .session import training_session
@@ -41,17 +41,6 @@ AUTOSAVE_EVERY = 50
 unless writing one would take more than 2 % of the time."""
 VERSION = 1
 """Part of every run's id: raised when the same settings would give another result."""
-
-_OTHER_KINDS = {
-    "SVD_img2vid": "video", "GenmoMochi": "video", "LTXV": "video", "LTXAV": "video",
-    "HunyuanVideo": "video", "CosmosVideo": "video", "WAN21": "video", "CogVideoX": "video",
-    "MiniMaxH3": "video", "SeedVR2": "video upscaling", "Kandinsky5": "video",
-    "StableAudio1": "audio", "StableAudio3": "audio", "ACEStep": "audio", "ACEStep15": "audio",
-    "MiniMaxMusic3": "audio", "Trellis2": "3-D", "Hunyuan3Dv2": "3-D", "Hunyuan3Dv2_1": "3-D",
-    "TripoSplat": "3-D", "Stable_Zero123": "3-D view", "SD_X4Upscaler": "upscaling",
-    "HunyuanImage21Refiner": "refiner", "IP2P": "instruction editing", "Lotus": "depth",
-    "RT_DETR_v4": "detection", "DepthAnything3": "depth", "SAM3": "segmentation",
-}
 
 
 @dataclass(frozen=True)
@@ -123,19 +112,12 @@ def build_trainer(
     held_out: EncodedPairs,
     start_over: bool = False,
 ) -> Trainer:
-    """Checks everything that can be checked before training.
+    """The trainer of checked parts.
 
     A growing collection of pairs has one training for each model and settings: unless told to
     ``start_over``, it goes on from the furthest step reached with an earlier state of it, or is
     found again where just these pairs were trained on.
-
-    Raises:
-        ValueError: every problem found, each with its fix.
     """
-    problems = settings.problems() + model_problems(patcher)
-    problems += adapter_problems(patcher, adapter, origin.existing is not None)
-    if problems:
-        raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
     content = {
         "version": VERSION,
         "base": model_identity(patcher),
@@ -161,55 +143,6 @@ def build_trainer(
 def _deciding(settings: TrainSettings) -> dict[str, Any]:
     """What of the settings decides the result: how passes are scheduled does not."""
     return {name: value for name, value in asdict(settings).items() if name != "execution_mode"}
-
-
-def model_problems(patcher: ModelPatcher) -> list[str]:
-    """Why this model cannot be trained; empty if it can."""
-    found = []
-    model: Any = patcher.model
-    kinds = [_OTHER_KINDS.get(cls.__name__) for cls in type(model).__mro__]
-    kind = next((k for k in kinds if k), None)
-    if getattr(model, "image_to_video", False):
-        kind = "video"
-    if kind is not None and type(model).__name__ != "Kandinsky5Image":
-        found.append(
-            f"{type(model).__name__} is a model for {kind}; preferences train image models only."
-        )
-    if patcher.injections:
-        found.append(
-            "The model carries a LoRA loaded in bypass mode, or another injection. Load it the "
-            "ordinary way."
-        )
-    if patcher.hook_patches:
-        found.append("The model carries hooks. Connect it without them.")
-    return found
-
-
-def adapter_problems(patcher: ModelPatcher, adapter: AdapterSettings, existing: bool) -> list[str]:
-    """Why this adapter cannot be put on the model; ``existing`` if a LoRA is refined."""
-    found = adapter.problems()
-    if found:
-        return found
-    if not existing:
-        try:
-            adapted_layers(patcher, adapter)
-        except ValueError as error:
-            found.append(str(error))
-    elif adapter.kind != "lora":
-        found.append(
-            f"The LoRA given as existing_lora is refined as what it is: set type to lora instead "
-            f"of {adapter.kind}, or train a new LoRA."
-        )
-    return found
-
-
-def left_out(patcher: ModelPatcher) -> list[str]:
-    """Names of what other nodes put around the model and training does without."""
-    wrappers = patcher.wrappers.values()
-    found = [str(key) for kind in wrappers for key, members in kind.items() if members]
-    if "model_function_wrapper" in patcher.model_options:
-        found.append("model function wrapper")
-    return sorted(set(found))
 
 
 def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
@@ -329,7 +262,7 @@ def _run(
     with training_session(trained):
         denoiser = HostDenoiser(trained.patcher, _activation_memory(trainer))
         steps = target - trainer.step
-        watch = watch_of(trainer)
+        watch = watch_of(trainer, trainer.run.history(trainer.step))
         with (
             _reference_cache(trainer, denoiser.half_precision, progress) as cache,
             EventLog(trainer.run.path / "events", trainer.step) as events,
@@ -348,10 +281,10 @@ def _run(
                     autosave.offer(report)
 
 
-def watch_of(trainer: Trainer) -> Watch:
-    """What is known of the run so far; it does not warn of the same thing again."""
+def watch_of(trainer: Trainer, rows: Iterable[Mapping[str, float]]) -> Watch:
+    """What is known of a run after these rows; it does not warn of the same thing again."""
     mixed = any(term.supervised_mix > 0 for term in trainer.settings.objective.terms)
-    return watched(trainer.run.history(trainer.step), mixed)
+    return watched(rows, mixed)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -111,6 +111,29 @@ def test_after_a_run(kind: str, state: str) -> None:
         assert_as_loaded(patcher, kind)
 
 
+@pytest.mark.parametrize("state", ["half_resident", "partial"])
+@pytest.mark.parametrize("adapter", ["dora", "loha", "lokr"])
+def test_after_a_run_and_a_stop_with_every_type_of_adapter(adapter: str, state: str) -> None:
+    kind = "sd3"
+    with load_state(state, kind, with_upstream_loras(kind)) as (patcher, _):
+        picture = sample(patcher, kind)
+        before = state_of(patcher)
+        with training(patcher, filled=False, kind=adapter) as run:
+            train(run, kind, count=1)
+        assert state_of(patcher) == before
+        assert torch.equal(sample(patcher, kind), picture)
+        layer = patcher.model.diffusion_model.get_submodule(LAYER[kind])
+        with (
+            pytest.raises(Interrupted),
+            training(patcher, filled=False, kind=adapter) as run,
+            at_call(layer, PHASES["backward"], stop),
+        ):
+            train(run, kind)
+        assert state_of(patcher) == before
+        assert torch.equal(sample(patcher, kind), picture)
+        assert_as_loaded(patcher, kind)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(
     ("state", "end"),

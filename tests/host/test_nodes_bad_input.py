@@ -431,7 +431,7 @@ def _tiny_wan() -> dict[str, torch.Tensor]:
 
 def test_every_kind_that_is_refused_is_one_the_host_knows() -> None:
     """A name that the host no longer uses would let its models through."""
-    kinds = pack_module("nodes.host.training")._OTHER_KINDS
+    kinds = pack_module("nodes.host.trainable")._OTHER_KINDS
     assert kinds and [name for name in kinds if not hasattr(comfy.model_base, name)] == []
 
 

@@ -1,0 +1,70 @@
+"""Whether a loaded model can be trained, and what of it training does without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ...dpo_core.training.adapter import AdapterSettings
+from .injection import adapted_layers
+
+_OTHER_KINDS = {
+    "SVD_img2vid": "video", "GenmoMochi": "video", "LTXV": "video", "LTXAV": "video",
+    "HunyuanVideo": "video", "CosmosVideo": "video", "WAN21": "video", "CogVideoX": "video",
+    "MiniMaxH3": "video", "SeedVR2": "video upscaling", "Kandinsky5": "video",
+    "StableAudio1": "audio", "StableAudio3": "audio", "ACEStep": "audio", "ACEStep15": "audio",
+    "MiniMaxMusic3": "audio", "Trellis2": "3-D", "Hunyuan3Dv2": "3-D", "Hunyuan3Dv2_1": "3-D",
+    "TripoSplat": "3-D", "Stable_Zero123": "3-D view", "SD_X4Upscaler": "upscaling",
+    "HunyuanImage21Refiner": "refiner", "IP2P": "instruction editing", "Lotus": "depth",
+    "RT_DETR_v4": "detection", "DepthAnything3": "depth", "SAM3": "segmentation",
+}
+
+
+def model_problems(patcher: ModelPatcher) -> list[str]:
+    """Why this model cannot be trained; empty if it can."""
+    found = []
+    model: Any = patcher.model
+    kinds = [_OTHER_KINDS.get(cls.__name__) for cls in type(model).__mro__]
+    kind = next((k for k in kinds if k), None)
+    if getattr(model, "image_to_video", False):
+        kind = "video"
+    if kind is not None and type(model).__name__ != "Kandinsky5Image":
+        found.append(
+            f"{type(model).__name__} is a model for {kind}; preferences train image models only."
+        )
+    if patcher.injections:
+        found.append(
+            "The model carries a LoRA loaded in bypass mode, or another injection. Load it the "
+            "ordinary way."
+        )
+    if patcher.hook_patches:
+        found.append("The model carries hooks. Connect it without them.")
+    return found
+
+
+def left_out(patcher: ModelPatcher) -> list[str]:
+    """Names of what other nodes put around the model and training does without."""
+    wrappers = patcher.wrappers.values()
+    found = [str(key) for kind in wrappers for key, members in kind.items() if members]
+    if "model_function_wrapper" in patcher.model_options:
+        found.append("model function wrapper")
+    return sorted(set(found))
+
+
+def adapter_problems(patcher: ModelPatcher, adapter: AdapterSettings, existing: bool) -> list[str]:
+    """Why this adapter cannot be put on the model; ``existing`` if a LoRA is refined."""
+    found = adapter.problems()
+    if found:
+        return found
+    if not existing:
+        try:
+            adapted_layers(patcher, adapter)
+        except ValueError as error:
+            found.append(str(error))
+    elif adapter.kind != "lora":
+        found.append(
+            f"The LoRA given as existing_lora is refined as what it is: set type to lora instead "
+            f"of {adapter.kind}, or train a new LoRA."
+        )
+    return found
