@@ -37,15 +37,14 @@ export class Ratings {
   /** How likely one is preferred to the other, with what is not known of both averaged over. */
   probability(one, other) {
     const [a, b] = [this._place.get(one), this._place.get(other)];
-    const covariance = (row, column) => a.fitted.covariance[row * a.fitted.side + column];
-    const shared = a.fitted === b.fitted ? covariance(a.row, b.row) : 0;
+    const shared = a.fitted === b.fitted ? a.fitted.covariance(a.row)[b.row] : 0;
     const spread = variance(a) + variance(b) - 2 * shared;
     const gap = a.fitted.mean[a.row] - b.fitted.mean[b.row];
     return sigmoid(gap / Math.sqrt(1 + (Math.PI * Math.max(spread, 0)) / 8));
   }
 }
 
-const variance = ({ fitted, row }) => fitted.covariance[row * fitted.side + row];
+const variance = ({ fitted, row }) => fitted.covariance(row)[row];
 
 // Connected images, and how often each two of them won and tied; the anchor is behind the last.
 function components(images, outcomes) {
@@ -88,7 +87,7 @@ function components(images, outcomes) {
 
 // x holds the ratings and, last, the logarithm of the tie parameter. A matrix is one array of rows.
 function fit(n, matches) {
-  if (!matches.length) return { mean: new Float64Array(n), covariance: identity(n), side: n };
+  if (!matches.length) return { mean: new Float64Array(n), covariance: rowsOf(identity(n), n) };
   const side = n + 1;
   const canTie = matches.some((match) => match.ties);
   let x = new Float64Array(side);
@@ -109,7 +108,7 @@ function fit(n, matches) {
     if (step.every((one) => Math.abs(size * one) < PRECISION)) break;
   }
   const { curvature } = derivatives(x, n, matches, canTie);
-  return { mean: x, covariance: inverse(curvature, side), side };
+  return { mean: x, covariance: rowsOf(curvature, side) };
 }
 
 const moved = (x, step, size) => x.map((one, i) => one + size * step[i]);
@@ -185,15 +184,18 @@ function solve(lower, vector, side) {
   return found;
 }
 
-function inverse(matrix, side) {
+// Rows of the inverse, each worked out when it is first asked for: of many images few make pairs.
+function rowsOf(matrix, side) {
   const lower = cholesky(matrix, side);
-  const found = new Float64Array(side * side);
-  const unit = new Float64Array(side);
-  for (let i = 0; i < side; i++) {
-    unit.fill(0)[i] = 1;
-    found.set(solve(lower, unit, side), i * side);
-  }
-  return found;
+  const known = new Map();
+  return (row) => {
+    if (!known.has(row)) {
+      const unit = new Float64Array(side);
+      unit[row] = 1;
+      known.set(row, solve(lower, unit, side));
+    }
+    return known.get(row);
+  };
 }
 
 function identity(side) {
