@@ -301,3 +301,11 @@ def test_a_ranked_group_needs_a_descending_rating_for_each_picture(
         RankedGroup("p", (grey(0), grey(1)), ratings)
     with pytest.raises(ValueError, match="rating_gap"):
         Pair("p", grey(0), grey(1), rating_gap=float("inf"))
+
+
+def test_a_fixed_set_joined_to_a_growing_one_makes_it_another_collection() -> None:
+    growing = PairSet((Pair("p", grey(0), grey(1)),), lineage=("s",))
+    fixed = PairSet((Pair("q", grey(0), grey(1)),))
+    joined = growing.join(fixed)
+    assert joined.lineage == ("s", f"with {fixed.digest}") == fixed.join(growing).lineage
+    assert fixed.join(fixed).lineage == () and growing.join(growing).lineage == ("s",)

@@ -13,6 +13,7 @@ from dpo_core.ranking.given_votes import given_votes
 from dpo_core.ranking.image_store import NewImage
 from dpo_core.ranking.requests import RankingRequests
 from dpo_core.ranking.session import SessionStore
+from dpo_core.ranking.vote import LABELS, RESULTS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ranking_api.md").read_text(encoding="utf-8")
 EXAMPLES = [json.loads(line) for line in TEXT.splitlines() if line.startswith('{"votes"')]
@@ -52,5 +53,6 @@ def test_its_examples_are_stored_as_they_stand(store: SessionStore) -> None:
 def test_it_names_every_kind_of_vote_and_result() -> None:
     kinds = ["best_worst", "ranking", "comparison", "swap", "thumbs", "undo"]
     assert [kind for kind in kinds if f"| `{kind}` |" not in TEXT] == []
-    for result in ("left", "right", "tie", "both_bad", "skip", "good", "bad", "none"):
+    assert len(RESULTS) == 5 and len(LABELS) == 3
+    for result in (*RESULTS, *LABELS):
         assert f"`{result}`" in TEXT or f'"{result}"' in TEXT
