@@ -17,8 +17,8 @@ from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.folders import shown
 from .host.lora_check import check_saved
 from .host.progress import say
-from .host.training import Trainer as TrainerValue
-from .host.training import lora_of, metadata_of
+from .host.trainer import Trainer as TrainerValue
+from .host.trainer import lora_of, metadata_of
 from .types import CATEGORY, Lora, Trainer
 
 

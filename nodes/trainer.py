@@ -29,13 +29,9 @@ from .host.lineage import Origin
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.progress import Progress, say
 from .host.trainable import adapter_problems, left_out, model_problems
-from .host.training import (
-    Trained,
-    build_trainer,
-    train_steps,
-    watch_of,
-)
-from .host.training import Trainer as TrainerValue
+from .host.trainer import Trainer as TrainerValue
+from .host.trainer import build_trainer
+from .host.training import Trained, train_steps, watch_of
 from .tooltip import field_docs
 from .types import (
     CATEGORY,

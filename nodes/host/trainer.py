@@ -1,0 +1,169 @@
+"""A trainer as a value, and the LoRA that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ...dpo_core.run import TrainingError, TrainSettings, TrainState
+from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors
+from ...dpo_core.saving.run_folder import RunFolder, run_id
+from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
+from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
+from .folders import runs_folder
+from .identity import model_identity
+from .lineage import Origin, in_lineage, started_over
+
+VERSION = 1
+"""Part of every run's id: raised when the same settings would give another result."""
+
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The DPO_TRAINER value: settings, pairs, model, and how far training has come.
+
+    It is never changed. Its weights lie in the run folder; ``step`` says which.
+    """
+
+    patcher: ModelPatcher
+    dataset: EncodedPairs
+    held_out: EncodedPairs
+    settings: TrainSettings
+    adapter: AdapterSettings
+    gradient_checkpointing: bool
+    origin: Origin
+    run: RunFolder
+    step: int
+
+    def get_models(self) -> list[ModelPatcher]:
+        """For the host's cache: this value keeps a model in use."""
+        return [self.patcher]
+
+    def state(self) -> TrainState | None:
+        """Where training stands; None before the first step.
+
+        Raises:
+            TrainingError: the checkpoint is gone or damaged.
+        """
+        run = self.run if self.step > self.origin.step else self.origin.run
+        if run is None:
+            return None
+        try:
+            return run.load_checkpoint(self.step)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"Step {self.step} of run {run.id}, from which this goes on, cannot be read "
+                f"({error}). Put {run.path} back, or begin anew: set new_picks to start_over, or "
+                "another seed."
+            ) from error
+
+
+def build_trainer(
+    patcher: ModelPatcher,
+    dataset: EncodedPairs,
+    settings: TrainSettings,
+    adapter: AdapterSettings,
+    gradient_checkpointing: bool,
+    origin: Origin,
+    held_out: EncodedPairs,
+    start_over: bool = False,
+) -> Trainer:
+    """The trainer of checked parts.
+
+    A growing collection of pairs has one training for each model and settings: unless told to
+    ``start_over``, it goes on from the furthest step reached with an earlier state of it, or is
+    found again where just these pairs were trained on.
+    """
+    content = {
+        "version": VERSION,
+        "base": model_identity(patcher),
+        "pairs": dataset.digest,
+        "held_out": held_out.digest if settings.validation is not None else "",
+        "lineage": list(dataset.lineage),
+        "settings": _deciding(settings),
+        "adapter": asdict(adapter) if origin.existing is None else {
+            "weights": _digest(origin.existing), "dropout": adapter.dropout
+        },
+        "continues": None if origin.run is None else [origin.run.id, origin.step],
+        "restart": 0,
+    }
+    run = RunFolder(runs_folder(), content)
+    if dataset.lineage and origin.run is None:
+        run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)
+    return Trainer(
+        patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
+        origin.step,
+    )
+
+
+def _deciding(settings: TrainSettings) -> dict[str, Any]:
+    """What of the settings decides the result: how passes are scheduled does not."""
+    return {name: value for name, value in asdict(settings).items() if name != "execution_mode"}
+
+
+def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
+    """The LoRA as the host's loaders take it, text encoder weights included."""
+    existing, ranks = trainer.origin.existing, lora_ranks(state.weights)
+    alphas = {
+        layer: trainer.adapter.alpha_at(rank) if existing is None else existing[layer].alpha
+        for layer, rank in ranks.items()
+    }
+    return lora_tensors(state.weights, alphas) | dict(trainer.origin.carried or {})
+
+
+def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:
+    """Metadata for the trainer's LoRA file."""
+    rows = trainer.run.history(trainer.step)
+    adapter, ranks = trainer.adapter, lora_ranks(lora)
+    largest = max(ranks, key=lambda name: ranks[name], default=None)
+    return lora_metadata(
+        lora,
+        title=title,
+        architecture=_architecture(trainer.patcher),
+        rank=adapter.rank if largest is None else ranks[largest],
+        alpha=adapter.alpha if largest is None else float(lora[f"{largest}.alpha"]),
+        kind=adapter.kind,
+        dropout=adapter.dropout,
+        settings=asdict(trainer.settings) | {"adapter": asdict(adapter), "run": trainer.run.id},
+        metrics=rows[-1] if rows else {},
+        steps=trainer.step,
+        pairs=len(trainer.dataset.records),
+    )
+
+
+def reference_key(trainer: Trainer) -> str:
+    """All that the reference's error under a draw depends on, besides the record itself."""
+    settings, existing, patcher = trainer.settings, trainer.origin.existing, trainer.patcher
+    return run_id({
+        "version": VERSION,
+        "base": trainer.run.content["base"],
+        "reference": None if existing is None else _digest(existing),
+        "noise": asdict(settings.noise),
+        "shared": settings.shared_noise,
+        "seed": settings.seed,
+        # LoRAs of the model are rounded where they are baked in, and not where it is partly loaded.
+        "patches": patcher.lowvram_patch_counter() if patcher.patches else 0,
+    })
+
+
+def _architecture(patcher: ModelPatcher) -> str:
+    names = {
+        "SDXL": "stable-diffusion-xl-v1-base",
+        "SD3": "stable-diffusion-v3",
+        "Flux": "flux-1-dev",
+        "BaseModel": "stable-diffusion-v1",
+    }
+    kind = type(patcher.model).__name__
+    return names.get(kind, kind.lower())
+
+
+def _digest(existing: Mapping[str, LoraWeights]) -> dict[str, str]:
+    return {
+        name: f"{tensor_digest(w.down, w.up)}:{w.alpha}" for name, w in sorted(existing.items())
+    }
