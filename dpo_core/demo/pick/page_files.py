@@ -14,6 +14,8 @@ WIDGET = "ranking"
 _OWN = Path(__file__).parent / "page"
 _CHECKOUT = Path(__file__).parents[3] / "web"
 _STYLE = "ranking.css"
+_ELEMENTS = "element.mjs"
+"""What the widget shares with the pack's other pages, beside its folder."""
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -35,6 +37,7 @@ class PageFiles:
             for file in root.rglob("*"):
                 if file.suffix in _TYPES and file.is_file():
                     self._files[prefix + file.relative_to(root).parts] = file
+        self._files[_ELEMENTS,] = widget.parent / _ELEMENTS
 
     def read(self, path: tuple[str, ...]) -> tuple[bytes, str] | None:
         """Content and content type, None if there is no such file."""

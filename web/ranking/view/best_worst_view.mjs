@@ -6,7 +6,7 @@ import { oneSize } from "../pair_making.mjs";
 import { bestWorstVote } from "../vote.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 import { GridView } from "./grid_view.mjs";
-import { button, el, setHidden } from "./element.mjs";
+import { button, el, setHidden } from "../../element.mjs";
 
 export class BestWorstView {
   constructor(board, update) {

@@ -1,7 +1,7 @@
 // Tiles as large as their place allows, with one of them in the tab order.
 
 import { arrowTarget, bestGrid } from "../grid.mjs";
-import { el } from "./element.mjs";
+import { el } from "../../element.mjs";
 import { Tile } from "./tile.mjs";
 
 const GAP = 6;

@@ -1,6 +1,6 @@
 // The pairs that training would get, as small pictures side by side; and their badges on tiles.
 
-import { el, setData, setHidden, setText } from "./element.mjs";
+import { el, setData, setHidden, setText } from "../../element.mjs";
 
 const SHOWN = 32;
 

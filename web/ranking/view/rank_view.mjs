@@ -12,7 +12,7 @@ import {
   tieToggled,
   without,
 } from "../rank_order.mjs";
-import { button, el, setData, setHidden, setText } from "./element.mjs";
+import { button, el, setData, setHidden, setText } from "../../element.mjs";
 import { GridView } from "./grid_view.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 

@@ -4,7 +4,7 @@
 import { Board } from "../board.mjs";
 import { describe } from "../vote.mjs";
 import { BestWorstView } from "./best_worst_view.mjs";
-import { button, el, icon, setData, setHidden, setText } from "./element.mjs";
+import { button, el, icon, setData, setHidden, setText } from "../../element.mjs";
 import { PairBar } from "./pair_bar.mjs";
 import { RankView } from "./rank_view.mjs";
 import { SideBySideView } from "./side_by_side_view.mjs";

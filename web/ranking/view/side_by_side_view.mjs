@@ -1,7 +1,7 @@
 // Two images at a time, in a tournament; then the standings, in which two can be swapped.
 
 import { badges } from "../pair_badge.mjs";
-import { button, el, setData, setHidden, setText } from "./element.mjs";
+import { button, el, setData, setHidden, setText } from "../../element.mjs";
 import { GridView } from "./grid_view.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 import { TwinFrames } from "./twin_frames.mjs";

@@ -2,7 +2,7 @@
 
 import { badges } from "../pair_badge.mjs";
 import { counts, nextUnlabelled } from "../thumbs.mjs";
-import { button, el } from "./element.mjs";
+import { button, el } from "../../element.mjs";
 import { GridView } from "./grid_view.mjs";
 import { badgeShown } from "./pair_bar.mjs";
 

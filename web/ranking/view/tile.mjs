@@ -1,6 +1,6 @@
 // One image of a grid: a button with the picture, its number, its place and its pair.
 
-import { el, setData, setText } from "./element.mjs";
+import { el, setData, setText } from "../../element.mjs";
 
 export class Tile {
   /**

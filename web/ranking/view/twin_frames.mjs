@@ -1,7 +1,7 @@
 // Two pictures side by side under one zoom and pan.
 
 import { FIT, panned, pixelForPixel, placed, zoomedAt } from "../zoom.mjs";
-import { button, el, setHidden, setText } from "./element.mjs";
+import { button, el, setHidden, setText } from "../../element.mjs";
 
 const STEP = 1.25;
 const CLICK_MOVES = 5;

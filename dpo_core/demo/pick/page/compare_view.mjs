@@ -2,7 +2,7 @@
 
 import { action, counted, Turner } from "./parts.mjs";
 import { newId } from "./ranking/http_port.mjs";
-import { el, setHidden, setText } from "./ranking/view/element.mjs";
+import { el, setHidden, setText } from "./element.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 
 export class CompareView {

@@ -1,6 +1,6 @@
 // Small parts that several sections have.
 
-import { el } from "./ranking/view/element.mjs";
+import { el } from "./element.mjs";
 
 export function choice(label, onclick) {
   return el("button", { type: "button", className: "choice", textContent: label, onclick });

@@ -4,7 +4,7 @@
 import { CompareView } from "./compare_view.mjs";
 import { choice } from "./parts.mjs";
 import { RankView } from "./rank_view.mjs";
-import { el, setHidden, setText } from "./ranking/view/element.mjs";
+import { el, setHidden, setText } from "./element.mjs";
 import { httpPort } from "./ranking/http_port.mjs";
 import { TrainView } from "./train_view.mjs";
 

@@ -1,7 +1,7 @@
 // How the training goes.
 
 import { action, counted } from "./parts.mjs";
-import { el, setHidden, setText } from "./ranking/view/element.mjs";
+import { el, setHidden, setText } from "./element.mjs";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, EDGE] = [300, 100, 8];
