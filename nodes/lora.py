@@ -17,6 +17,7 @@ from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.folders import shown
 from .host.lora_check import check_saved
 from .host.progress import say
+from .host.run_diary import note_lora
 from .host.trainer import Trainer as TrainerValue
 from .host.trainer import lora_of, metadata_of
 from .types import CATEGORY, Lora, Trainer
@@ -99,6 +100,8 @@ class SaveLora(io.ComfyNode):
                 if saved is None:
                     save_lora(path, lora, metadata)
                 path = saved or path
+                if trainer is not None and trainer.step > trainer.origin.step:
+                    note_lora(trainer, path)
             except OSError as error:
                 raise ValueError(
                     f"The LoRA could not be saved: {error}. Nothing half-written is left. Make "

@@ -10,33 +10,24 @@
 | GET /dpo/waiting | nodes that hold the queue |
 | POST /dpo/waiting/{prompt_id}/{node}/done | lets one go on |
 
-The answer to a vote is sent when the vote is on the disk. Refused requests have a status from 400
-on and `{"error": one sentence, "problems": [...]}`. Other sites are kept out by the host, and by
-the content type: a form or a script of theirs cannot send it without being asked about first.
+The answer to a vote is sent when the vote is on the disk.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from server import PromptServer
 
-from ..dpo_core.ranking.requests import (
-    MAX_BODY_BYTES,
-    RankingRequests,
-    RequestRefused,
-    read_body,
-)
+from ..dpo_core.ranking.requests import RankingRequests
+from ..dpo_core.request import RequestRefused
+from .answering import Answer, Handler, answered, body_of, off_the_loop
 from .host.sessions import ranking_requests
-from .host.user import UnknownUser, user_of_request
+from .host.user import user_of_request
 from .host.waiting import WAITING_ROOM
-
-Answer = Mapping[str, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from .run_routes import add_run_routes
 
 
 def register_routes() -> None:
@@ -49,6 +40,7 @@ def register_routes() -> None:
         logging.warning("DPO: this pack is installed twice. Remove one of the two folders.")
         return
     add_routes(server.routes)
+    add_run_routes(server.routes)
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
@@ -62,26 +54,15 @@ def add_routes(routes: web.RouteTableDef) -> None:
 
 
 def _answered(answer: Callable[[web.Request], Awaitable[Answer]]) -> Handler:
-    async def handler(request: web.Request) -> web.StreamResponse:
+    async def seen(request: web.Request) -> Answer:
         WAITING_ROOM.seen()
-        status = 200
-        try:
-            data = await answer(request)
-        except RequestRefused as refused:
-            status, data = refused.status, refused.answer()
-        except UnknownUser as error:
-            status, data = 403, {"error": str(error), "problems": []}
-        except OSError as error:
-            logging.exception("DPO: a session could not be read")
-            status = 500
-            data = {"error": f"The session could not be read ({error.strerror}).", "problems": []}
-        return web.json_response(data, status=status, headers={"Cache-Control": "no-store"})
+        return await answer(request)
 
-    return handler
+    return answered(seen, "session")
 
 
 async def _sessions(request: web.Request) -> Answer:
-    return await _off_the_loop(_requests(request).sessions)
+    return await off_the_loop(_requests(request).sessions)
 
 
 def _requests(request: web.Request) -> RankingRequests:
@@ -89,26 +70,26 @@ def _requests(request: web.Request) -> RankingRequests:
 
 
 async def _sets(request: web.Request) -> Answer:
-    return await _off_the_loop(_requests(request).sets, request.match_info["session"])
+    return await off_the_loop(_requests(request).sets, request.match_info["session"])
 
 
 async def _set(request: web.Request) -> Answer:
     names = request.match_info
-    return await _off_the_loop(
+    return await off_the_loop(
         _requests(request).set, names["session"], names["set_id"], request.query
     )
 
 
 async def _vote(request: web.Request) -> Answer:
-    body = await _body(request)
+    body = await body_of(request)
     session = request.match_info["session"]
-    return await _off_the_loop(_requests(request).vote, session, body, request.query)
+    return await off_the_loop(_requests(request).vote, session, body, request.query)
 
 
 async def _undo(request: web.Request) -> Answer:
-    body = await _body(request)
+    body = await body_of(request)
     session = request.match_info["session"]
-    return await _off_the_loop(_requests(request).undo, session, body, request.query)
+    return await off_the_loop(_requests(request).undo, session, body, request.query)
 
 
 async def _waiting(request: web.Request) -> Answer:
@@ -126,28 +107,8 @@ async def _waiting(request: web.Request) -> Answer:
 
 
 async def _done(request: web.Request) -> Answer:
-    await _body(request)
+    await body_of(request)
     names, user = request.match_info, user_of_request(request)
     if not WAITING_ROOM.release(names["prompt_id"], names["node"], user):
         raise RequestRefused(404, "This node does not wait; it may have gone on already.")
     return {"ok": True}
-
-
-async def _body(request: web.Request) -> Mapping[str, Any]:
-    """The JSON object of a request, of which no more is read than may be kept."""
-    if request.content_type != "application/json":
-        raise RequestRefused(415, "The request's content type must be application/json.")
-    data = bytearray()
-    if (request.content_length or 0) <= MAX_BODY_BYTES:
-        async for chunk in request.content.iter_any():
-            data += chunk
-            if len(data) > MAX_BODY_BYTES:
-                break
-    else:
-        raise RequestRefused(413, f"The request is larger than {MAX_BODY_BYTES // 1024} KB.")
-    return read_body(bytes(data))
-
-
-async def _off_the_loop(answer: Callable[..., Answer], *arguments: Any) -> Answer:
-    """Disks may be slow and locks held: the server goes on meanwhile."""
-    return await asyncio.get_running_loop().run_in_executor(None, answer, *arguments)

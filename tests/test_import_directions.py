@@ -33,13 +33,15 @@ FORBIDDEN_CALLS = {"__import__", "eval", "exec", "import_module", "popen", "syst
 # Which rooms of the core a room may import. The demo stands on all of them, and only the command
 # line on it.
 MAY_IMPORT = {
+    "request": set(),
     "pairs": set(),
-    "ranking": {"pairs"},
+    "ranking": {"pairs", "request"},
     "training": {"pairs"},
     "evaluation": {"pairs", "training"},
     "run": {"pairs", "training", "evaluation"},
     "saving": {"pairs", "training", "evaluation", "run"},
-    "demo": {"pairs", "ranking", "training", "evaluation", "run", "saving"},
+    "runs": {"request", "pairs", "training", "evaluation", "run", "saving"},
+    "demo": {"request", "pairs", "ranking", "training", "evaluation", "run", "saving"},
     "__main__": {"demo"},
 }
 TORCH_FREE = {"pairs", "ranking"}

@@ -5,51 +5,22 @@ Every answer is a JSON object. A refusal has an HTTP status and says in one sent
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..request import Answer, RequestRefused, within
 from .circle import PairCount, circle_of
 from .pair_making import PairRules, SessionJudgement
 from .session import LOG_NAME, Session, SessionState, SessionStore
 from .session_name import SessionNameError, session_name
-from .vote import MAX_IMAGES, MAX_RECORD_BYTES, CandidateSet, VoteError
+from .vote import MAX_IMAGES, CandidateSet, VoteError
 from .vote_log import LogLockedError
 
 VIEW_VERSION = 1
 MODES = ("best_worst", "rank", "side_by_side", "thumbs")
-MAX_BODY_BYTES = MAX_RECORD_BYTES
 MAX_PAIRS_PER_GROUP = MAX_IMAGES // 2
 """An image is used once in a group."""
-
-Answer = dict[str, Any]
-
-
-class RequestRefused(Exception):
-    """A request that is not answered: an HTTP `status`, one sentence, and all `problems`."""
-
-    def __init__(self, status: int, error: str, problems: Sequence[str] = ()) -> None:
-        super().__init__(error)
-        self.status = status
-        self.problems = tuple(problems)
-
-    def answer(self) -> Answer:
-        return {"error": str(self), "problems": list(self.problems)}
-
-
-def read_body(data: bytes) -> Mapping[str, Any]:
-    """The JSON object in a request's body. Raises RequestRefused."""
-    if len(data) > MAX_BODY_BYTES:
-        raise RequestRefused(413, f"The request is larger than {MAX_BODY_BYTES // 1024} KB.")
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RequestRefused(400, "The request is not JSON.") from error
-    if not isinstance(body, dict):
-        raise RequestRefused(400, "The request is not a JSON object.")
-    return body
 
 
 class RankingRequests:
@@ -199,14 +170,6 @@ class RankingRequests:
         counter = self._pairs.setdefault(state.name, PairCount())
         pairs = counter.count(state, rules)
         return {"sets": len(state.sets), "votes": len(state.votes), "pairs": pairs}
-
-
-def within(root: Path, file: Path) -> bool:
-    """True if the file is there, below the folder, and no link leads out of it."""
-    try:
-        return file.resolve(strict=True).is_relative_to(root.resolve()) and file.is_file()
-    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
-        return False
 
 
 def _written(write: Callable[[], Any]) -> Any:

@@ -27,8 +27,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..request import MAX_BODY_BYTES
+
 SCHEMA_VERSION = 1
-MAX_RECORD_BYTES = 512 * 1024
+MAX_RECORD_BYTES = MAX_BODY_BYTES
 MAX_IMAGES = 64
 MAX_STRIKES = 256
 

@@ -35,12 +35,23 @@ def model_identity(patcher: ModelPatcher) -> dict[str, Any]:
 
 def _file_identity(patcher: ModelPatcher) -> str | None:
     """Name, size and time of the checkpoint file: hashing 12 GB would take seconds of disk."""
+    path = _file(patcher)
+    if path is None:
+        return None
+    facts = path.stat()
+    return f"{path.name}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def file_name(patcher: ModelPatcher) -> str:
+    """Name of the checkpoint file, empty if the model is of none."""
+    path = _file(patcher)
+    return "" if path is None else path.name
+
+
+def _file(patcher: ModelPatcher) -> Path | None:
     source = patcher.cached_patcher_init
     path = next((a for a in source[1] if isinstance(a, str)), None) if source else None
-    if path is None or not Path(path).is_file():
-        return None
-    facts = Path(path).stat()
-    return f"{Path(path).name}:{facts.st_size}:{facts.st_mtime_ns}"
+    return Path(path) if path is not None and Path(path).is_file() else None
 
 
 def _sampled_weights(patcher: ModelPatcher) -> str:

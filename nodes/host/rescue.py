@@ -13,6 +13,7 @@ from ...dpo_core.run import TrainingError, TrainState
 from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.lora_file import save_lora
 from .injection import TrainedModel
+from .run_diary import note_lora
 from .trainer import Trainer, lora_of, metadata_of
 
 
@@ -43,6 +44,7 @@ def keep(trainer: Trainer, state: TrainState, autosave: Autosave) -> str:
         name = f"stopped_{trainer.run.id[:8]}_step{state.step}"
         path = Path(folder_paths.get_output_directory()) / "loras" / "dpo" / f"{name}.safetensors"
         save_lora(path, lora, metadata_of(reached, lora, name))
+        note_lora(reached, path)
     except OSError as error:
         return (
             f"What was learned in {counted(state.step, 'step')} is kept, but there was no room "

@@ -22,6 +22,7 @@ from .injection import TrainedModel
 from .memory import activation_memory, advice
 from .progress import Progress
 from .rescue import check_room, keep, reason
+from .run_diary import noted
 from .session import training_session
 from .trainer import Trainer, lora_of, reference_key
 
@@ -70,7 +71,12 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
     if not found:
         if current is not trainer:
             progress.say(f"going on from step {current.step}, which is on disk", log=True)
-        finished = replace(trainer, step=_train(current, target, progress))
+        with noted(trainer, target) as entry:
+            finished = replace(trainer, step=_train(current, target, progress))
+            if finished.step == target:
+                entry.finished()
+            elif _is_stopped(finished):
+                entry.finished("Validation saw no progress any more.")
     state = finished.state()
     assert state is not None
     lora, rows = lora_of(finished, state), run.history(finished.step)

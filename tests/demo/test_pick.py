@@ -26,8 +26,8 @@ from dpo_core.demo.pick.studio import PickSettings, Studio, encoded_pairs
 from dpo_core.demo.pick.worker import Worker
 from dpo_core.demo.picks import draw_pictures, questions
 from dpo_core.evaluation.interval import wilson
-from dpo_core.ranking.requests import RequestRefused
 from dpo_core.ranking.session import Session, SessionStore
+from dpo_core.request import RequestRefused
 from dpo_core.saving.lora_file import read_lora
 
 ROOT = Path(__file__).resolve().parents[2]

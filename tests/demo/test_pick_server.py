@@ -18,7 +18,7 @@ from dpo_core.demo.pick.page_files import PageFiles
 from dpo_core.demo.pick.routes import Routes
 from dpo_core.demo.pick.studio import PickSettings, Studio
 from dpo_core.ranking.image_store import NewImage
-from dpo_core.ranking.requests import MAX_BODY_BYTES
+from dpo_core.request import MAX_BODY_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dpo_core.ranking.image_store import NewImage
-from dpo_core.ranking.requests import MAX_BODY_BYTES, RankingRequests, RequestRefused, read_body
+from dpo_core.ranking.requests import RankingRequests
 from dpo_core.ranking.session import SessionStore
 from dpo_core.ranking.vote import CandidateSet
+from dpo_core.request import MAX_BODY_BYTES, RequestRefused, read_body
 
 
 class Page:

@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...ranking.requests import MAX_BODY_BYTES, RequestRefused, read_body
+from ...request import MAX_BODY_BYTES, RequestRefused, read_body
 
 ADDRESS = "127.0.0.1"
 PATIENCE_SECONDS = 30.0

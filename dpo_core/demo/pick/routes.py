@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ...ranking.image_store import ImageStore
-from ...ranking.requests import RequestRefused, within
 from ...ranking.session_name import SessionNameError
+from ...request import RequestRefused, within
 from .local_server import Reply, Request
 from .page_files import PageFiles
 from .studio import Studio

@@ -15,8 +15,9 @@ from ...evaluation.chart import draw_chart
 from ...pairs.record import PairSet, Picture
 from ...ranking.image_store import ImageStore
 from ...ranking.pair_making import PairRules, make_preferences
-from ...ranking.requests import RankingRequests, RequestRefused
+from ...ranking.requests import RankingRequests
 from ...ranking.session import SessionStore
+from ...request import RequestRefused
 from ...saving.atomic import write_atomically
 from ...saving.run_folder import RunFolder
 from ...training.adapter import Adapter, AdapterSettings

@@ -1,0 +1,95 @@
+"""Notes down in a run's folder when it is trained, how that ends, and what LoRAs are made of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+
+from ...dpo_core.runs.in_training import RunsInTraining
+from ...dpo_core.runs.run_record import RunRecord, SavedLora, read_record, write_record
+from .identity import file_name
+from .trainer import Trainer
+
+IN_TRAINING = RunsInTraining()
+"""The runs that are trained now, in this process."""
+
+
+class Entry:
+    """One training of a run, until it says how it ended."""
+
+    def __init__(self) -> None:
+        self.end, self.reason = "", ""
+
+    def finished(self, reason: str = "") -> None:
+        self.end, self.reason = "finished", reason
+
+
+@contextmanager
+def noted(trainer: Trainer, target: int) -> Iterator[Entry]:
+    """The time during which a run is trained; afterwards its folder says what came of it.
+
+    What ends it before its time is passed on.
+    """
+    entry = Entry()
+    with IN_TRAINING.entered(trainer.run.id):
+        _note(trainer, lambda before: _begun(trainer, target, before))
+        try:
+            yield entry
+            entry.end = entry.end or "stopped"
+        except comfy.model_management.InterruptProcessingException:
+            entry.end, entry.reason = "stopped", "Stopped by you."
+            raise
+        except BaseException as error:
+            entry.end, entry.reason = "failed", str(error)[:2000] or type(error).__name__
+            raise
+        finally:
+            _note(
+                trainer,
+                lambda before: replace(
+                    before, ended=time.time(), end=entry.end, reason=entry.reason
+                ),
+            )
+
+
+def note_lora(trainer: Trainer, path: Path) -> None:
+    """Notes down that a LoRA file was made of a run."""
+    output = Path(folder_paths.get_output_directory())
+    if not path.is_relative_to(output):
+        return
+    lora = SavedLora(path.relative_to(output).as_posix(), trainer.step, time.time())
+
+    def noted_down(before: RunRecord) -> RunRecord:
+        others = tuple(one for one in before.loras if one.file != lora.file)
+        return replace(before, loras=(*others, lora))
+
+    _note(trainer, noted_down)
+
+
+def _begun(trainer: Trainer, target: int, before: RunRecord) -> RunRecord:
+    dataset = trainer.dataset
+    return RunRecord(
+        model=file_name(trainer.patcher),
+        pairs=len(dataset.records),
+        noun=dataset.noun,
+        held_out=len(trainer.held_out.records) if trainer.settings.validation is not None else 0,
+        target=target,
+        started=time.time(),
+        execution_mode=trainer.settings.execution_mode,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        loras=before.loras,
+    )
+
+
+def _note(trainer: Trainer, change: Callable[[RunRecord], RunRecord]) -> None:
+    folder = trainer.run.path
+    try:
+        write_record(folder, change(read_record(folder)))
+    except OSError as error:  # only a list is poorer for it
+        logging.warning("DPO: the run's notes could not be written: %s", error)
