@@ -55,12 +55,10 @@ def base_name(content: Mapping[str, Any], record: RunRecord) -> str:
     return record.model or str(_part(content, "base").get("kind") or "") or "unknown model"
 
 
-def loss_name(content: Mapping[str, Any]) -> str:
-    """The loss, or losses with plus signs between them."""
-    return " + ".join(
-        str(term.get("loss", "?"))
-        for term in _terms(_part(_part(content, "settings"), "objective"))
-    )
+def losses(content: Mapping[str, Any]) -> list[str]:
+    """The losses that were added up, by name."""
+    objective = _part(_part(content, "settings"), "objective")
+    return [str(term.get("loss", "?")) for term in _terms(objective)]
 
 
 def _data(record: RunRecord) -> list[tuple[str, str]]:

@@ -12,15 +12,15 @@ from typing import Any
 
 from ..request import Answer, RequestRefused, within
 from ..saving.run_folder import CHECKPOINT
-from .description import base_name, described, loss_name
+from .description import base_name, described, losses
 from .in_training import RunsInTraining
 from .metric_rows import rows_of
+from .model_card import CARD
 from .run_record import SavedLora
 from .run_store import RUN_ID, RunStore, RunSummary, files_of
 
 MOST_ROWS, USUAL_ROWS, FEWEST_ROWS = 20_000, 2_000, 2
 MOST_FILES = 500
-CARD = "model_card.md"
 MAX_CARD_BYTES = 256 * 1024
 
 
@@ -168,7 +168,7 @@ class RunRequests:
             "changed": one.changed,
             "bytes": one.size,
             "model": base_name(content, record) if one.is_readable else "",
-            "loss": loss_name(content),
+            "loss": " + ".join(losses(content)),
             "pairs": record.pairs,
             "noun": record.noun,
             "held_out": record.held_out,

@@ -13,7 +13,9 @@ import comfy.model_management
 import folder_paths
 
 from ...dpo_core.runs.in_training import RunsInTraining
+from ...dpo_core.runs.model_card import write_card
 from ...dpo_core.runs.run_record import RunRecord, SavedLora, read_record, write_record
+from ...dpo_core.runs.run_store import RunStore
 from .identity import file_name
 from .trainer import Trainer
 
@@ -56,6 +58,7 @@ def noted(trainer: Trainer, target: int) -> Iterator[Entry]:
                     before, ended=time.time(), end=entry.end, reason=entry.reason
                 ),
             )
+            _describe(trainer, (trainer.run.checkpoints() or [0])[-1])
 
 
 def note_lora(trainer: Trainer, path: Path) -> None:
@@ -70,6 +73,7 @@ def note_lora(trainer: Trainer, path: Path) -> None:
         return replace(before, loras=(*others, lora))
 
     _note(trainer, noted_down)
+    _describe(trainer, trainer.step)
 
 
 def _begun(trainer: Trainer, target: int, before: RunRecord) -> RunRecord:
@@ -85,6 +89,15 @@ def _begun(trainer: Trainer, target: int, before: RunRecord) -> RunRecord:
         gradient_checkpointing=trainer.gradient_checkpointing,
         loras=before.loras,
     )
+
+
+def _describe(trainer: Trainer, step: int) -> None:
+    run = trainer.run.path
+    try:
+        if step > 0:
+            write_card(RunStore(run.parent), run, step)
+    except OSError as error:
+        logging.warning("DPO: the model card could not be written: %s", error)
 
 
 def _note(trainer: Trainer, change: Callable[[RunRecord], RunRecord]) -> None:

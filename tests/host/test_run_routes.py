@@ -66,6 +66,7 @@ def test_a_finished_run_is_told_with_its_model_pairs_settings_and_lora(
     (lora,) = one["loras"]
     assert (lora["file"], lora["step"]) == ("loras/runs/taste_00001_.safetensors", STEPS)
     assert lora["bytes"] == (comfy_server.base_dir / "output" / lora["file"]).stat().st_size
+    assert one["card"].startswith("# taste\\_00001\n") and lora["file"] in one["card"]
     metrics = comfy_server.get(f"/dpo/runs/{run}/metrics?after=1").json()
     assert [row["step"] for row in metrics["rows"]] == [2, 3] and metrics["last"] == STEPS
     assert all(row["loss/dpo"] > 0 for row in metrics["rows"])
@@ -86,6 +87,7 @@ def test_a_run_in_training_cannot_be_deleted_and_is_told_as_it_is_until_it_is(
     assert one["status"] == "stopped" and 0 < one["step"] < 400
     (lora,) = one["loras"]
     assert lora["step"] == one["step"] and lora["bytes"] > 0
+    assert f"for {one['step']} steps" in one["card"] and lora["file"] in one["card"]
 
     path = f"/dpo/runs/{one['id']}/delete"
     assert comfy_server.post(path, {"id": run}).status == 400
