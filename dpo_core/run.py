@@ -41,6 +41,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
 
 
+class TornStep(RuntimeError):
+    """A step was broken off in the middle of its update: there is no state to go on from."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides the result, besides the model, the adapter and the pairs."""
@@ -109,6 +113,8 @@ class TrainState:
         algorithm: of the optimiser; another one begins with an empty memory.
         validation: what validation remembers.
         best: the parameters that did best in validation, CPU; empty if they are not asked for.
+        unvalidated: metrics of this step, if its validation was broken off; else empty. What goes
+            on from here validates first.
     """
 
     step: int
@@ -123,6 +129,7 @@ class TrainState:
     algorithm: str = "adamw"
     validation: ValidationState = field(default_factory=ValidationState)
     best: Mapping[str, Tensor] = field(default_factory=dict)
+    unvalidated: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def latest(self) -> Mapping[str, Tensor]:
@@ -143,7 +150,8 @@ class StepReport:
         step: steps done since the start of the run, this one included.
         metrics: numbers by name.
         state: takes a :class:`TrainState`; valid until the next step is asked for, and after an
-            exception, when it still gives this step's.
+            exception. It then gives the last step that was done: this one, or, broken off in
+            its validation, the one after it.
         skipped: True if the step was not applied, its gradients not being finite.
         stopped: True if validation has ended the training early; no step follows.
     """
@@ -228,6 +236,8 @@ class _Run:
         self._step, self._rho, self._skips = 0, None if start is None else start.rho, 0
         self._loss_scale = FIRST_LOSS_SCALE if start is None else start.loss_scale
         self._objective_state = FRESH if start is None else start.objective
+        self._unvalidated = {} if start is None else dict(start.unvalidated)
+        self._torn = False
         if start is not None:
             self._step = start.step
             adapter.load(start.adapter)
@@ -238,6 +248,13 @@ class _Run:
                 self._average.load(start.latest)
 
     def state(self) -> TrainState:
+        """Where training stands.
+
+        Raises:
+            TornStep: between two steps.
+        """
+        if self._torn:
+            raise TornStep(f"step {self._step + 1} was broken off in the middle of its update")
         return TrainState(
             self._step,
             self._adapter.snapshot(),
@@ -251,11 +268,15 @@ class _Run:
             self._settings.optimizer.algorithm,
             self._validated,
             dict(self._best),
+            dict(self._unvalidated),
         )
 
     def reports(self, steps: int) -> Iterator[StepReport]:
         if self._step == 0 and self._validation_is_due():
             yield StepReport(0, self._validate(), self.state)
+        broken_off, self._unvalidated = self._unvalidated, {}
+        if broken_off and self._validation_is_due():
+            yield self._report(broken_off)
         for _ in range(steps):
             if self._validated.stopped:
                 return
@@ -273,25 +294,37 @@ class _Run:
         if skipped:
             self._skip(math.isfinite(values["loss/dpo"]))
         else:
-            self._optimizer.step(self._step, grad_norm)
-            if self._average is not None:
-                self._average.update(self._step)
-            self._skips = 0
-            self._update_rho(values)
-            self._objective_state = self._settings.objective.state_after(
-                self._objective_state, values
-            )
-            if (self._step + 1) % SCALE_GROWTH_EVERY == 0:
-                self._loss_scale = min(2 * self._loss_scale, FIRST_LOSS_SCALE)
+            self._apply(values, grad_norm)
         self._optimizer.zero_grad()
         values["learning_rate"] = learning_rate(self._settings.optimizer, self._step)
         values["loss/train_step"] = values["loss/dpo"]
         values["epoch"] = self._plan.epoch_of(self._step)
         values["rho"] = float("nan") if self._rho is None else self._rho
         self._step += 1
+        self._torn = False
+        return self._report(values, skipped)
+
+    def _apply(self, values: Mapping[str, float], grad_norm: Tensor) -> None:
+        """Changes the parameters, and all that follows from that."""
+        self._optimizer.reserve()  # a full card is found here, while nothing has changed
+        self._torn = True
+        self._optimizer.step(self._step, grad_norm)
+        if self._average is not None:
+            self._average.update(self._step)
+        self._skips = 0
+        self._update_rho(values)
+        self._objective_state = self._settings.objective.state_after(self._objective_state, values)
+        if (self._step + 1) % SCALE_GROWTH_EVERY == 0:
+            self._loss_scale = min(2 * self._loss_scale, FIRST_LOSS_SCALE)
+
+    def _report(self, values: Mapping[str, float], skipped: bool = False) -> StepReport:
+        """The step that was just done, validated if it is time."""
+        self._unvalidated = {}
         if self._validation_is_due():
-            values |= self._validate()
-        return StepReport(self._step, values, self.state, skipped, self._validated.stopped)
+            self._unvalidated = dict(values)
+            values = dict(values) | self._validate()
+            self._unvalidated = {}
+        return StepReport(self._step, dict(values), self.state, skipped, self._validated.stopped)
 
     def _validating(self, held_out: EncodedPairs | None) -> Validation | None:
         settings = self._settings
@@ -323,11 +356,12 @@ class _Run:
         with average, self._adapter.steady():
             epoch = int(self._plan.epoch_of(self._step))
             metrics = self._validation.measure(epoch, self._objective_state)
-            self._validated = patience(self._validated, metrics, settings)
-            best = best_so_far(self._validated, metrics, self._step)
+            validated, snapshot = patience(self._validated, metrics, settings), self._best
+            best = best_so_far(validated, metrics, self._step)
             # Before the first step there is nothing to give.
-            if settings.save_best and self._step > 0 and best is not self._validated:
-                self._validated, self._best = best, self._adapter.snapshot()
+            if settings.save_best and self._step > 0 and best is not validated:
+                validated, snapshot = best, self._adapter.snapshot()
+            self._validated, self._best = validated, snapshot
         return metrics
 
     def _accumulate(self) -> tuple[list[PassResult], Tensor]:
@@ -431,4 +465,4 @@ def _epochs(dataset: EncodedPairs, settings: TrainSettings, start: TrainState | 
     return Epochs(dataset.digest, batches, start.step, start.visits)
 
 
-__all__ = ["StepReport", "TrainSettings", "TrainState", "TrainingError", "train"]
+__all__ = ["StepReport", "TornStep", "TrainSettings", "TrainState", "TrainingError", "train"]

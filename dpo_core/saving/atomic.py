@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+PART = ".part"
+"""How the names of unfinished files end."""
+LEFT_BEHIND = 3600.0
+"""Seconds after which an unfinished file that nobody has written to counts as left behind."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -26,43 +28,66 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: no room, no permission.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    _make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
-        # safetensors makes files for their owner alone; ours are as open as any new file here.
+        # Writers may make files for their owner alone; ours are as open as any new file here.
         temporary.chmod(mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes a safetensors file as :func:`write_atomically` does.
+def sync_file(path: Path) -> None:
+    """Returns when what the file holds would outlast a power cut."""
+    with open(path, "rb+") as file:
+        sync(file.fileno())
+
+
+def sync(descriptor: int) -> None:
+    """As :func:`sync_file`, of an open file."""
+    try:
+        import fcntl
+
+        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS leaves it in the drive's own memory else
+        if full is not None:
+            fcntl.fcntl(descriptor, full)
+            return
+    except (ImportError, OSError):
+        pass
+    os.fsync(descriptor)
+
+
+def sweep(folder: Path, older: float = LEFT_BEHIND) -> None:
+    """Removes unfinished files that a killed program has left in a folder.
 
     Args:
-        path: the final name.
-        tensors: contiguous, on the CPU.
-        metadata: for the header.
-
-    Raises:
-        OSError: no room, no permission.
+        folder: need not exist; folders inside are not looked into.
+        older: seconds since they were last written to. 0 where nobody else can be writing.
     """
-
-    def write(part: Path) -> None:
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if not (entry.name.startswith(".") and entry.name.endswith(PART)):
+            continue
         try:
-            save_file(dict(tensors), part, None if metadata is None else dict(metadata))
-        except SafetensorError as error:  # also what a full disk is to the library
-            raise OSError(f"{path} could not be written: {error}") from error
+            if older <= 0 or time.time() - entry.stat().st_mtime > older:
+                entry.unlink()
+        except OSError:  # another has been faster, or may not: it only takes room
+            continue
 
-    write_atomically(path, write)
+
+def _make_folder(folder: Path) -> None:
+    """Makes it and what is above it; their names are on the disk, too."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in made:
+        _sync_folder(one.parent)
 
 
 def _sync_folder(folder: Path) -> None:

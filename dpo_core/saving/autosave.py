@@ -8,50 +8,65 @@ from collections.abc import Callable
 from ..run import StepReport
 from .run_folder import RunFolder
 
-TIME_SHARE = 0.02
+TIME_SHARE = 0.015
 """Of the time of training that writing may take."""
+SECONDS = 300.0
+"""After which a checkpoint is taken, however few steps there were."""
+KEPT = 2
+"""While training runs. The one before the last is there in case the last is damaged."""
 
 
 class Autosave:
-    """Writes a checkpoint every so many steps, and removes the one it wrote before.
+    """Writes a checkpoint every so many steps, and removes those it wrote before the last two.
 
     What is written where a training ends or is stopped is not its business, and stays.
 
     Args:
         run: where to.
-        every: steps from one to the next; more, where writing is slow beside training.
+        every: steps from one to the next; less where steps are slow, more where writing is slow
+            beside training.
+        poll: is called while it writes; what it raises breaks the writing off.
+        expected: seconds that writing takes, as long as it has not been measured.
         now: a clock, in seconds; it never goes back.
     """
 
     def __init__(
-        self, run: RunFolder, every: int, now: Callable[[], float] = time.monotonic
+        self,
+        run: RunFolder,
+        every: int,
+        poll: Callable[[], None] = lambda: None,
+        expected: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._every, self._now = run, every, now
+        self._run, self._every, self._poll, self._now = run, every, poll, now
         self._step: int | None = None
-        self._written: int | None = None
-        self._ended, self._cost = now(), 0.0
+        self._ended, self._cost = now(), expected
 
     def offer(self, report: StepReport) -> bool:
         """Takes this step's checkpoint if it is time; True if it did.
 
         Raises:
-            OSError: no room.
+            OSError: no room. It is tried again when the next one is due.
         """
         first = report.step - 1 if self._step is None else self._step
         self._step = first
         began = self._now()
-        soon = report.step - first < self._every
+        soon = report.step - first < self._every and began - self._ended < SECONDS
         if soon or began - self._ended < self._cost / TIME_SHARE:
             return False
-        self._run.save_checkpoint(report.state())
-        self.clear(but=report.step)
-        self._written = report.step
-        self._step, self._ended = report.step, self._now()
-        self._cost = self._ended - began
+        self._step = report.step
+        try:
+            self._run.save_checkpoint(report.state(), self._poll, autosave=True)
+        finally:
+            self._ended = self._now()
+            self._cost = self._ended - began
+        earlier = [step for step in self._run.autosaves() if step <= report.step]
+        for step in earlier[:-KEPT]:
+            self._run.remove_checkpoint(step)
         return True
 
-    def clear(self, but: int) -> None:
-        """Removes what it wrote, unless at step ``but``: a better one is there."""
-        if self._written is not None and self._written != but:
-            self._run.remove_checkpoint(self._written)
-        self._written = None
+    def clear(self, until: int) -> None:
+        """Removes those up to a step, where a checkpoint that stays has been written."""
+        for step in self._run.autosaves():
+            if step < until:
+                self._run.remove_checkpoint(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .atomic import write_tensors
+from .atomic import sweep
+from .tensor_file import write_tensors
 
 PARTS = (
     "lora_A.weight", "lora_B.weight", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a",
@@ -60,14 +61,26 @@ def lora_tensors(
     return tensors
 
 
-def save_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_lora(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    poll: Callable[[], None] = lambda: None,
+) -> None:
     """Writes a LoRA file atomically.
+
+    Args:
+        path: the final name.
+        tensors: as they go into the file.
+        metadata: for its header.
+        poll: is called now and then; what it raises breaks the writing off.
 
     Raises:
         OSError: no room, no permission; nothing is left behind.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, contiguous, metadata)
+    sweep(path.parent)
+    write_tensors(path, contiguous, metadata, poll)
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

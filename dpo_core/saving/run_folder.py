@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..evaluation.validation import ValidationState
 from ..run import TrainState
-from ..training.objectives import ObjectiveState
-from ..training.plan import Epochs
-from .atomic import write_atomically, write_tensors
+from .atomic import write_atomically
+from .checkpoint import is_whole, read_checkpoint, write_checkpoint
+from .metrics_log import MetricsLog
+from .tensor_file import read_tensors, write_tensors
 
-TENSORS = ("adapter", "optimizer", "average", "best")
-"""What a checkpoint holds of a TrainState, besides numbers."""
 REFERENCE_ERRORS = "reference_errors.safetensors"
-CHECKPOINT = re.compile(r"step_(\d{8})\.safetensors")
+END, AUTOSAVE = "step", "autosave"
+"""How the names of checkpoints begin: where a training ended or was stopped, and in between."""
+KEPT_ENDS = 5
+"""Checkpoints that stay where trainings of a run have ended, besides those somebody goes on from.
+An older one asked for again is trained again, from the nearest before it."""
 
 
 def run_id(content: Mapping[str, Any]) -> str:
@@ -48,6 +48,10 @@ class RunFolder:
         self.path = root / f"{label}{self.id}"
         self.content = dict(content)
 
+    @property
+    def _log(self) -> MetricsLog:
+        return MetricsLog(self.path / "metrics.jsonl")
+
     @classmethod
     def at(cls, path: Path) -> RunFolder:
         """The run in a folder, whatever became of its settings file."""
@@ -70,26 +74,25 @@ class RunFolder:
             text = json.dumps(self.content, indent=2, sort_keys=True, default=str)
             write_atomically(settings, lambda part: _write_text(part, text + "\n"))
 
-    def save_checkpoint(self, state: TrainState) -> Path:
-        """Writes everything a continuation needs into one file, atomically."""
-        path = self._checkpoint(state.step)
-        parts = {name: getattr(state, name) for name in TENSORS}
-        tensors = {
-            f"{part}/{name}": tensor
-            for part, held in parts.items()
-            for name, tensor in held.items()
-        }
-        scalars = {
-            "step": state.step,
-            "rho": state.rho,
-            "loss_scale": state.loss_scale,
-            "epochs": asdict(state.epochs),
-            "visits": state.visits,
-            "objective": asdict(state.objective),
-            "algorithm": state.algorithm,
-            "validation": asdict(state.validation),
-        }
-        write_tensors(path, tensors, {"state": json.dumps(scalars)})
+    def save_checkpoint(
+        self, state: TrainState, poll: Callable[[], None] = lambda: None, autosave: bool = False
+    ) -> Path:
+        """Writes everything a continuation needs into one file, atomically.
+
+        Args:
+            state: where training stands.
+            poll: is called now and then; what it raises breaks the writing off.
+            autosave: it is one of those that go when training ends.
+
+        Raises:
+            OSError: no room; nothing is left behind.
+        """
+        # The rows up to here must not be lost where the checkpoint is not.
+        self._log.sync()
+        path = self._named(AUTOSAVE if autosave else END, state.step)
+        write_checkpoint(path, state, poll)
+        if not autosave:
+            self._named(AUTOSAVE, state.step).unlink(missing_ok=True)
         return path
 
     def load_checkpoint(self, step: int) -> TrainState:
@@ -97,63 +100,75 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
+            DamagedFile: it is not what was written.
         """
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in TENSORS}
-        with safe_open(self._checkpoint(step), framework="pt") as file:
-            scalars = json.loads(file.metadata()["state"])
-            for name in file.keys():
-                part, rest = name.split("/", 1)
-                parts[part][rest] = file.get_tensor(name)
-        return TrainState(
-            scalars["step"],
-            parts["adapter"],
-            parts["optimizer"],
-            scalars["rho"],
-            scalars["loss_scale"],
-            Epochs(**scalars["epochs"] | {"batches": tuple(scalars["epochs"]["batches"])}),
-            scalars["visits"],
-            ObjectiveState(**scalars["objective"]),
-            parts["average"],
-            scalars["algorithm"],
-            ValidationState(**scalars["validation"]),
-            parts["best"],
-        )
+        return read_checkpoint(self._checkpoint(step))
 
     def checkpoints(self) -> list[int]:
-        """Steps that have a checkpoint that can be read, ascending."""
-        if not self.path.is_dir():
-            return []
-        matches = (CHECKPOINT.fullmatch(entry.name) for entry in self.path.iterdir())
-        steps = sorted(int(match[1]) for match in matches if match)
-        return [step for step in steps if _is_whole(self._checkpoint(step))]
+        """Steps that have a checkpoint of the length its header tells, ascending."""
+        return sorted({*self._steps(END), *self._steps(AUTOSAVE)})
+
+    def autosaves(self) -> list[int]:
+        """Those of :meth:`checkpoints` that were only written in case of a crash."""
+        return [step for step in self._steps(AUTOSAVE) if not self._named(END, step).exists()]
+
+    def keep_checkpoint(self, step: int) -> None:
+        """Makes an autosave, if it is one, a checkpoint that stays."""
+        with suppress(FileNotFoundError):
+            os.replace(self._named(AUTOSAVE, step), self._named(END, step))
+
+    def prune(self, but: Collection[int] = (), most: int = KEPT_ENDS) -> list[int]:
+        """Removes checkpoints where training ended, but for the latest.
+
+        Args:
+            but: steps that stay in any case: somebody stands there.
+            most: how many stay besides.
+
+        Returns:
+            the steps removed.
+        """
+        removed = [step for step in self._steps(END)[:-most] if step not in but]
+        for step in removed:
+            self.remove_checkpoint(step)
+        return removed
+
+    def continued_at(self) -> set[int]:
+        """Steps that other runs of the same folder go on from."""
+        found = set()
+        for path in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
+            continues = RunFolder.at(path).content.get("continues")
+            if isinstance(continues, list) and continues[:1] == [self.path.name]:
+                found.add(continues[1])
+        return found
+
+    def disk_use(self) -> int:
+        """Bytes of all files."""
+        sizes = 0
+        for path in self.path.rglob("*"):
+            with suppress(OSError):  # it has just gone
+                sizes += path.stat().st_size if path.is_file() else 0
+        return sizes
 
     def remove_checkpoint(self, step: int) -> None:
         """Deletes a checkpoint, if it is there."""
-        self._checkpoint(step).unlink(missing_ok=True)
+        for kind in (END, AUTOSAVE):
+            self._named(kind, step).unlink(missing_ok=True)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one line to ``metrics.jsonl`` and flushes it."""
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        line = json.dumps({"step": step, **finite}, sort_keys=True) + "\n"
-        with open(self.path / "metrics.jsonl", "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # torn by a crash: it must not take this line with it
-                    line = "\n" + line
-            file.write(line.encode())
+        """Adds one line to ``metrics.jsonl`` and flushes it.
+
+        Raises:
+            OSError: no room.
+        """
+        self._log.append(step, metrics)
 
     def metrics(self, until: int) -> list[dict[str, float]]:
         """One row per step up to ``until``. Steps done twice count once, torn lines not at all."""
-        rows: dict[int, dict[str, float]] = {}
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                    rows[int(row["step"])] = row
-                except (ValueError, KeyError, TypeError):
-                    continue
-        return [rows[step] for step in sorted(rows) if step <= until]
+        return [row for row in self._log.rows() if row["step"] <= until]
+
+    def forget_after(self, step: int) -> int:
+        """Drops the metrics of steps after ``step``, which will be done again; says how many."""
+        return self._log.forget_after(step)
 
     def history(self, until: int) -> list[dict[str, float]]:
         """As :meth:`metrics`, with the rows of the runs this one goes on from before its own."""
@@ -167,11 +182,11 @@ class RunFolder:
         """Keeps the frozen reference with the run, once: continued runs anchor to the original."""
         path = self.path / "reference.safetensors"
         if not path.exists():
-            write_tensors(path, reference)
+            write_tensors(path, reference, checked=True)
 
     def save_reference_errors(self, errors: Mapping[str, Tensor], key: str) -> None:
         """Keeps what the reference makes of cached draws; ``key`` says of which reference."""
-        write_tensors(self.path / REFERENCE_ERRORS, errors, {"key": key})
+        write_tensors(self.path / REFERENCE_ERRORS, errors, {"key": key}, checked=True)
 
     def reference_errors(self, key: str) -> dict[str, Tensor]:
         """What was kept under this key, here or in the run this one goes on from; else nothing."""
@@ -182,15 +197,25 @@ class RunFolder:
             parent = RunFolder.at(self.path.parent / self.content["continues"][0])
             return parent.reference_errors(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("key") != key:
-                    return {}
-                return {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError):  # damaged: it is only computed again
+            errors, metadata = read_tensors(path)
+        except OSError:  # damaged: it is only computed again
             return {}
+        return errors if metadata.get("key") == key else {}
+
+    def _steps(self, kind: str) -> list[int]:
+        if not self.path.is_dir():
+            return []
+        name = re.compile(rf"{kind}_(\d{{8,}})\.safetensors")
+        matches = (name.fullmatch(entry.name) for entry in self.path.iterdir())
+        steps = sorted(int(match[1]) for match in matches if match)
+        return [step for step in steps if is_whole(self._named(kind, step))]
+
+    def _named(self, kind: str, step: int) -> Path:
+        return self.path / f"{kind}_{step:08d}.safetensors"
 
     def _checkpoint(self, step: int) -> Path:
-        return self.path / f"step_{step:08d}.safetensors"
+        end = self._named(END, step)
+        return end if end.exists() else self._named(AUTOSAVE, step)
 
 
 def runs_like(
@@ -207,15 +232,6 @@ def runs_like(
         ):
             found.append(run)
     return found
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file has the length its header tells; reads no more than that."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "state" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
 
 
 def _as_read(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 SCHEDULES = ("constant", "cosine", "linear")
 PACKAGES = {"adamw_8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 """What an algorithm needs besides torch."""
+STATE_COPIES = {"adamw": 2, "adamw_8bit": 1, "adafactor": 0, "prodigy": 4}
+"""How many times the parameters' room an algorithm's memory takes, rounded up."""
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -173,6 +175,19 @@ class AdapterOptimizer:
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]
         torch._foreach_div_(grads, divisor)
         return torch.nn.utils.get_total_norm(grads)
+
+    def reserve(self) -> None:
+        """Takes the room that an update works in, and gives it back: the allocator then has it.
+
+        An update that ran out of memory half-way would leave parameters of no step.
+
+        Raises:
+            torch.OutOfMemoryError: there is none. Nothing has changed.
+        """
+        for device in {p.device for p in self._parameters.values()} - {torch.device("cpu")}:
+            here = [p for p in self._parameters.values() if p.device == device]
+            first = 0 if self._optimizer.state else STATE_COPIES.get(self._settings.algorithm, 2)
+            torch.empty((1 + first) * sum(p.nbytes for p in here), dtype=torch.uint8, device=device)
 
     def step(self, step: int, grad_norm: Tensor) -> None:
         """One update with gradients clipped by their norm."""

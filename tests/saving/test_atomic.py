@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.saving.atomic import write_atomically
+from dpo_core.saving.atomic import sweep, write_atomically
 
 
 def text(words: str) -> Callable[[Path], None]:
@@ -110,3 +110,35 @@ def test_the_file_may_be_read_by_whom_new_files_may_be_read(tmp_path: Path) -> N
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_what_a_killed_program_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".a.1.part", ".b.2.part", "c.part", ".hidden"):
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / ".a.1.part", (0, 0))
+    sweep(tmp_path)
+    assert names(tmp_path) == [".b.2.part", ".hidden", "c.part"]
+    sweep(tmp_path, 0)
+    assert names(tmp_path) == [".hidden", "c.part"]
+    sweep(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems sync folders by themselves")
+def test_file_and_every_new_folder_are_on_the_disk_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append("sync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split(".")[0])
+        real_fsync(descriptor)
+
+    def replace(*paths: Path) -> None:
+        done.append("rename")
+        real_replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_atomically(tmp_path / "new" / "er" / "a", text("x"))
+    assert done == ["sync new", f"sync {tmp_path.name}", "sync ", "rename", "sync er"]

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor
 from dpo_core.evaluation.validation import ValidationState
 from dpo_core.run import TrainSettings, TrainState
 from dpo_core.saving.run_folder import RunFolder, run_id, runs_like
+from dpo_core.saving.tensor_file import DamagedFile
 from dpo_core.training.plan import Epochs
 
 CONTENT = {"base": "abc", "settings": asdict(TrainSettings()), "list": [1, 2.5, None]}
@@ -176,8 +177,13 @@ def test_metrics_that_are_no_numbers_are_left_out_and_the_log_stays_standard_jso
 
 @pytest.mark.parametrize(
     "torn",
-    [b'{"step": 3, "loss/d', b'{"loss/dpo": 0.1}\n', b"\0\0\0", b"7\n", b"[]\n", b"\n", b"\xff"],
-)
+    [
+        b'{"step": 3, "loss/d', b'{"loss/dpo": 0.1}\n', b"\0\0\0", b"7\n", b"[]\n", b"\n", b"\xff",
+        b'{"step": 1e999}\n', b'{"step": "3"}\n', b'{"step": null}', b'{"step": true}\n',
+        b'{"step": 1, "loss/dpo": "x"}\n', b'{"step": 2, "loss/dpo": NaN}\n', b"[" * 100_000,
+        b'{"step": 2, "loss/dpo": 1' + b"0" * 400 + b"}\n",
+    ],
+)  # fmt: skip
 def test_a_torn_line_is_passed_over_and_costs_no_other(tmp_path: Path, torn: bytes) -> None:
     run = folder(tmp_path)
     run.append_metrics(1, {"loss/dpo": 0.6})
@@ -273,3 +279,66 @@ def test_a_run_whose_settings_were_noted_in_is_still_where_it_was(tmp_path: Path
     assert (again.path, again.id) == (run.path, run.id)
     assert len(again.history(1)) == 1
     assert runs_like(tmp_path, {}, ()) == []
+
+
+def test_a_checkpoint_that_is_not_what_was_written_is_an_error(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    path = run.save_checkpoint(a_state(3))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert run.checkpoints() == [3]  # its length is right
+    with pytest.raises(DamagedFile):
+        run.load_checkpoint(3)
+
+
+def test_a_step_whose_validation_was_broken_off_comes_back(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    state = replace(a_state(3), unvalidated={"loss/dpo": 0.5, "rho": 1 / 3})
+    run.save_checkpoint(state)
+    assert run.load_checkpoint(3).unvalidated == state.unvalidated
+
+
+def test_an_autosave_is_one_until_it_is_kept(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    for step in (10, 20):
+        run.save_checkpoint(a_state(step), autosave=True)
+    assert (run.checkpoints(), run.autosaves()) == ([10, 20], [10, 20])
+    run.keep_checkpoint(10)
+    run.save_checkpoint(a_state(20))
+    assert (run.checkpoints(), run.autosaves()) == ([10, 20], [])
+    assert same(run.load_checkpoint(10), a_state(10))
+    run.keep_checkpoint(20)  # is one already
+    run.remove_checkpoint(10)
+    assert run.checkpoints() == [20]
+
+
+def test_the_latest_ends_stay_and_those_somebody_goes_on_from(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    opened(tmp_path, pairs="q", continues=[run.id, 2])
+    for step in range(1, 9):
+        run.save_checkpoint(a_state(step))
+    run.save_checkpoint(a_state(9), autosave=True)
+    assert run.continued_at() == {2}
+    assert run.prune(but={*run.continued_at(), 1}, most=3) == [3, 4, 5]
+    assert run.checkpoints() == [1, 2, 6, 7, 8, 9]
+    assert run.prune(most=3) == [1, 2]
+
+
+def test_metrics_of_steps_that_are_done_again_can_be_dropped(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    assert run.forget_after(0) == 0
+    for step in (1, 2, 3, 4):
+        run.append_metrics(step, {"loss/dpo": step / 4})
+    assert run.forget_after(4) == 0
+    assert run.forget_after(2) == 2
+    run.append_metrics(3, {"loss/dpo": 0.1})
+    assert [row["loss/dpo"] for row in run.metrics(9)] == [0.25, 0.5, 0.1]
+
+
+def test_disk_use_counts_everything(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    before = run.disk_use()
+    (run.path / "events").mkdir()
+    (run.path / "events" / "a").write_bytes(b"x" * 100)
+    assert run.disk_use() == before + 100 > 100
