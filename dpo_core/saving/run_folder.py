@@ -22,6 +22,7 @@ from .tensor_file import read_tensors, write_tensors
 REFERENCE_ERRORS = "reference_errors.safetensors"
 END, AUTOSAVE = "step", "autosave"
 """How the names of checkpoints begin: where a training ended or was stopped, and in between."""
+CHECKPOINT = re.compile(rf"(?:{END}|{AUTOSAVE})_(\d{{8,}})\.safetensors")
 KEPT_ENDS = 5
 """Checkpoints that stay where trainings of a run have ended, besides those somebody goes on from.
 An older one asked for again is trained again, from the nearest before it."""

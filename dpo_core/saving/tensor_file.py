@@ -79,8 +79,8 @@ def write_tensors(
             writer = _Writer(file, poll)
             writer.write(memoryview(struct.pack("<Q", len(text)) + text))
             for name in names:
-                flat = tensors[name].detach().reshape(-1).view(torch.uint8)
-                writer.write(memoryview(flat.numpy()))
+                flat: Any = tensors[name].detach().reshape(-1).view(torch.uint8).numpy()
+                writer.write(memoryview(flat))
             if checked:
                 place = text.index(f'"{CHECKSUM}":"{_BLANK}"'.encode()) + len(CHECKSUM) + 4
                 file.seek(8 + place)

@@ -34,7 +34,7 @@ def keep(trainer: Trainer, state: TrainState, autosave: Autosave) -> str:
     """Saves what was learned so far; says where."""
     try:
         trainer.run.save_checkpoint(state)
-        autosave.clear(but=state.step)
+        autosave.clear(until=state.step)
     except OSError as error:
         return f"What was learned in {counted(state.step, 'step')} could not be saved: {error}."
     go_on = f"run again to go on from there ({trainer.run.path})."

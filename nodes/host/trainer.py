@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...dpo_core.run import TrainingError, TrainSettings, TrainState
@@ -56,7 +55,7 @@ class Trainer:
             return None
         try:
             return run.load_checkpoint(self.step)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except OSError as error:
             raise TrainingError(
                 f"Step {self.step} of run {run.id}, from which this goes on, cannot be read "
                 f"({error}). Put {run.path} back, or begin anew: set new_picks to start_over, or "

@@ -106,7 +106,7 @@ def _train(trainer: Trainer, target: int, progress: Progress) -> int:
         _run(trainer, target, progress, [last, _bar(progress, target), autosave.offer])
         assert last.report is not None
         trainer.run.save_checkpoint(last.report.state())
-        autosave.clear(but=last.report.step)
+        autosave.clear(until=last.report.step)
         return last.report.step
     except BaseException as error:
         if last.report is not None:

@@ -22,9 +22,9 @@ with run_lock(Path(sys.argv[1])):
 def test_a_second_training_is_told_who_has_the_folder(tmp_path: Path) -> None:
     assert holder(tmp_path) == ""
     with run_lock(tmp_path):
-        with pytest.raises(RunBusy, match=f"process {os.getpid()} on .*, since 20"):
-            with run_lock(tmp_path):
-                raise AssertionError
+        told = f"process {os.getpid()} on .*, since 20"
+        with pytest.raises(RunBusy, match=told), run_lock(tmp_path):
+            raise AssertionError
         assert str(os.getpid()) in holder(tmp_path)
     assert holder(tmp_path) == ""
     with run_lock(tmp_path):
@@ -32,9 +32,8 @@ def test_a_second_training_is_told_who_has_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_what_is_inside(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        with run_lock(tmp_path):
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), run_lock(tmp_path):
+        raise KeyboardInterrupt
     assert holder(tmp_path) == ""
 
 
@@ -44,9 +43,8 @@ def test_a_killed_program_holds_nothing(tmp_path: Path) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert other.stdout is not None and other.stdout.readline() == b"held\n"
-    with pytest.raises(RunBusy, match=f"process {other.pid} on"):
-        with run_lock(tmp_path):
-            raise AssertionError
+    with pytest.raises(RunBusy, match=f"process {other.pid} on"), run_lock(tmp_path):
+        raise AssertionError
     other.kill()
     other.wait()
     with run_lock(tmp_path):
@@ -54,7 +52,6 @@ def test_a_killed_program_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
-        with run_lock(tmp_path / "none"):
-            raise AssertionError
+    with pytest.raises(OSError), run_lock(tmp_path / "none"):
+        raise AssertionError
     assert holder(tmp_path / "none") == ""

@@ -75,14 +75,14 @@ def test_no_room_at_any_write_is_an_os_error_and_leaves_nothing(
     def poll() -> None:
         nonlocal writes
         writes += 1
-        if writes == last:
+        if writes == full_at:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    last = -1
+    full_at = -1
     path = tmp_path / "a.safetensors"
     write_tensors(path, TENSORS, poll=poll)
     path.unlink()
-    for last in range(1, writes + 1):
+    for full_at in range(1, writes + 1):  # noqa: B007 - poll looks at it
         writes = 0
         with pytest.raises(OSError):
             write_tensors(path, TENSORS, poll=poll)
