@@ -17,6 +17,7 @@ from .pairs import (
     LoadPairFolder,
     PairsFromImages,
 )
+from .preview import PreviewNode
 from .ranking import LoadPreferences, RankImages
 from .routes import register_routes
 from .trainer import TrainerNode, TrainStepsNode
@@ -42,6 +43,7 @@ class DPOExtension(ComfyExtension):
             OptimizerNode,
             AdapterNode,
             ValidationNode,
+            PreviewNode,
             TrainerNode,
             TrainStepsNode,
             LoadLora,

@@ -24,9 +24,11 @@ from ..dpo_core.training.noise import NoiseSettings
 from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from ..dpo_core.training.optimizer import OptimizerSettings
 from .host.encoding import model_shaped
+from .host.filmstrip import strip_on_node
 from .host.folders import shown
 from .host.lineage import Origin
 from .host.lora_keys import read_existing, refuse_if_upstream
+from .host.preview import Preview as PreviewValue
 from .host.progress import Progress, say
 from .host.trainable import adapter_problems, left_out, model_problems
 from .host.trainer import Trainer as TrainerValue
@@ -41,6 +43,7 @@ from .types import (
     Noise,
     Objective,
     Optimizer,
+    Preview,
     Trainer,
     Validation,
 )
@@ -124,6 +127,10 @@ class TrainerNode(io.ComfyNode):
                     "last training with this model and these settings stood, against the same "
                     "reference; start_over begins a new LoRA.",
                 ),
+                Preview.Input(
+                    "preview", optional=True,
+                    tooltip="Shows what the LoRA does while it is trained; changes nothing of it.",
+                ),
             ],
             outputs=[Trainer.Output(display_name="trainer")],
         )
@@ -150,6 +157,7 @@ class TrainerNode(io.ComfyNode):
         existing_lora: Mapping[str, Tensor] | None = None,
         continue_from: TrainerValue | None = None,
         new_picks: str = NEW_PICKS[0],
+        preview: PreviewValue | None = None,
     ) -> io.NodeOutput:
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
@@ -179,7 +187,7 @@ class TrainerNode(io.ComfyNode):
                 raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin,
-                held_out, start_over=new_picks == "start_over",
+                held_out, start_over=new_picks == "start_over", preview=preview,
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
@@ -243,13 +251,14 @@ class TrainStepsNode(io.ComfyNode):
         trained = train_steps(trainer, steps, progress)
         line = "\n".join([_summary(trained), *watch_of(trainer, trained.rows).verdict()])
         progress.say(line, log=True)
+        images = strip_on_node(trained.trainer)
         return io.NodeOutput(
             trained.trainer,
             trained.lora,
             loss_map(trained.rows),
             trained.trainer.step,
             _chart(trained),
-            ui={"text": [line]},
+            ui={"text": [line], **({"images": images} if images else {})},
         )
 
 

@@ -12,6 +12,7 @@ Optimizer = io.Custom("DPO_OPTIMIZER")
 Adapter = io.Custom("DPO_ADAPTER")
 Trainer = io.Custom("DPO_TRAINER")
 Validation = io.Custom("DPO_VALIDATION")
+Preview = io.Custom("DPO_PREVIEW")
 Lora = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 

@@ -284,12 +284,22 @@ class Adapter:
             with self.off():
                 yield
             return
+        with self.holding(self._frozen):
+            yield
+
+    @contextmanager
+    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the parameters are these: a pointer swap, nothing is copied.
+
+        Args:
+            weights: one for each parameter, on the adapter's device.
+        """
         parameters = self.parameters()
         live = {name: parameter.data for name, parameter in parameters.items()}
         draws, self._draws = self._draws, None
         try:
             for name, parameter in parameters.items():
-                parameter.data = self._frozen[name]
+                parameter.data = weights[name]
             yield
         finally:
             for name, parameter in parameters.items():

@@ -46,11 +46,17 @@ class HostDenoiser:
         self.needs_loss_scaling = dtype == torch.float16
         self._replaced = 0
 
-    def load(self) -> None:
-        """Loads the model with its adapter, unless it is."""
+    def load(self, make_room: bool = False) -> None:
+        """Loads the model with its adapter, unless it is.
+
+        Args:
+            make_room: others have been at work: what stands in the way of training has to go, and
+                what they sent away has to come back.
+        """
         loaded = comfy.model_management.loaded_models(only_currently_used=False)
         if (
-            self._patcher.is_injected
+            not make_room
+            and self._patcher.is_injected
             and any(m is self._patcher for m in loaded)
             # Making room for another model, the host puts small weights back unpatched.
             and len(self._patcher.backup) == self._replaced

@@ -73,7 +73,7 @@ def encode_pairs(
     prompts: dict[str, Conditioning] = {}
     state = clip_state(clip)
     for prompt in _prompts(records, groups):
-        prompts[prompt] = _cached_prompt(clip, state, prompt, guidance)
+        prompts[prompt] = cached_prompt(clip, state, prompt, guidance)
         progress()
     pictures = _PictureEncoder(vae, megapixels, progress)
     thumbs = pictures.together([one.picture for one in records.labelled])
@@ -257,7 +257,8 @@ def scaled_size(size: tuple[int, int], megapixels: float, multiple: int) -> tupl
     return across, down
 
 
-def _cached_prompt(clip: Any, state: Any, prompt: str, guidance: float) -> Conditioning:
+def cached_prompt(clip: Any, state: Any, prompt: str, guidance: float) -> Conditioning:
+    """As :func:`encode_prompt`, or from memory, where ``state``, its `clip_state`, is known."""
     if state is None or "embedding:" in prompt:  # an embedding's file may have changed
         return encode_prompt(clip, prompt, guidance)
     return ENCODED.get(

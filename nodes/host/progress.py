@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import comfy.model_management
 import comfy.utils
+from PIL import Image
 from server import PromptServer
 
 
@@ -27,6 +29,15 @@ class Progress:
             f"{done}/{self.total}  loss {metrics['loss/dpo']:.4f}  accuracy "
             f"{metrics['dpo/accuracy']:.2f}  margin {metrics['dpo/reward_margin']:.2e}"
         )
+
+    def show(self, preview: tuple[str, Image.Image, int] | None) -> None:
+        """Shows a picture on the node while it runs, and obeys Stop.
+
+        Args:
+            preview: as the host's samplers have it: format, picture, longest side in pixels.
+        """
+        self._bar.update_absolute(self._bar.current, self.total, preview)
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
     def tick(self) -> None:
         """One more of ``total`` is done."""

@@ -17,6 +17,7 @@ from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
 from .folders import runs_folder
 from .identity import model_identity
 from .lineage import Origin, in_lineage, started_over
+from .preview import Preview
 
 VERSION = 1
 """Part of every run's id: raised when the same settings would give another result."""
@@ -27,7 +28,8 @@ VERSION = 1
 class Trainer:
     """The DPO_TRAINER value: settings, pairs, model, and how far training has come.
 
-    It is never changed. Its weights lie in the run folder; ``step`` says which.
+    It is never changed. Its weights lie in the run folder; ``step`` says which. ``preview`` has no
+    part in what is learned.
     """
 
     patcher: ModelPatcher
@@ -39,6 +41,7 @@ class Trainer:
     origin: Origin
     run: RunFolder
     step: int
+    preview: Preview | None = None
 
     def get_models(self) -> list[ModelPatcher]:
         """For the host's cache: this value keeps a model in use."""
@@ -72,6 +75,7 @@ def build_trainer(
     origin: Origin,
     held_out: EncodedPairs,
     start_over: bool = False,
+    preview: Preview | None = None,
 ) -> Trainer:
     """The trainer of checked parts.
 
@@ -97,7 +101,7 @@ def build_trainer(
         run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)
     return Trainer(
         patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
-        origin.step,
+        origin.step, preview,
     )
 
 

@@ -18,6 +18,7 @@ from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.event_log import EventLog
 from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
+from .filmstrip import begun_previews
 from .injection import TrainedModel
 from .memory import activation_memory, advice
 from .progress import Progress
@@ -182,10 +183,14 @@ def _run(
             lambda report: events.add(report.step, report.metrics),
             _warnings(trainer, progress),
         ]
-        for report in train(
+        reports = train(
             denoiser, trained.adapter, trainer.dataset, trainer.settings,
             target - trainer.step, trainer.state(), cache, trainer.held_out,
-        ):
+        )
+        # Last of all: the others know of a step before its pictures are made, which may be stopped.
+        previews = begun_previews(trainer, target, trained, denoiser, progress)
+        of_steps = [*of_steps, *([] if previews is None else [previews])]
+        for report in reports:
             for observe in of_reports:
                 observe(report)
             if report.step > trainer.step:

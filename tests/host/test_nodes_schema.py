@@ -131,6 +131,20 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "validation": ("DPO_VALIDATION", None),
         "existing_lora": ("LORA_MODEL", None),
         "continue_from": ("DPO_TRAINER", None),
+        "preview": ("DPO_PREVIEW", None),
+    },
+    "DPOPreview": {
+        "clip": ("CLIP", REQUIRED),
+        "vae": ("VAE", REQUIRED),
+        "prompts": ("STRING", "a photo of a cat"),
+        "every": ("INT", 50),
+        "seed": ("INT", 0),
+        "steps": ("INT", 20),
+        "cfg": ("FLOAT", 7.0),
+        "sampler": ("COMBO", "euler"),
+        "scheduler": ("COMBO", "normal"),
+        "width": ("INT", 512),
+        "height": ("INT", 512),
     },
     "DPOTrainSteps": {
         "trainer": ("DPO_TRAINER", REQUIRED),
@@ -162,6 +176,7 @@ OUTPUTS = {
     "DPOAdapter": [("adapter", "DPO_ADAPTER")],
     "DPOValidation": [("validation", "DPO_VALIDATION")],
     "DPOTrainer": [("trainer", "DPO_TRAINER")],
+    "DPOPreview": [("preview", "DPO_PREVIEW")],
     "DPOTrainSteps": [
         ("trainer", "DPO_TRAINER"),
         ("lora", "LORA_MODEL"),

@@ -29,6 +29,8 @@ from hostkit.workflows import Prompt, node
 
 _TEXT = 3
 """The binary websocket message that holds a line for a node."""
+_PICTURES = (1, 4)
+"""Those that hold a picture: bare, and with the node it belongs to."""
 
 # What a published pack leaves out, and what no copy should carry along.
 _NOT_INSTALLED = shutil.ignore_patterns(
@@ -302,6 +304,12 @@ class ComfyServer:
             if kind == _TEXT and message[8 : 8 + length].decode() == node_id:
                 found.append(message[8 + length :].decode())
         return found
+
+    def pictures_sent(self) -> int:
+        """How many pictures the page was shown while nodes ran, over all prompts."""
+        assert self._listener is not None
+        kinds = [int.from_bytes(message[:4], "big") for message in list(self._listener.previews)]
+        return sum(kind in _PICTURES for kind in kinds)
 
     def image(self, record: Mapping[str, str]) -> bytes:
         """The file behind one entry of an `images` output."""

@@ -216,13 +216,30 @@ def _clip_l_state_dict(seed: int) -> StateDict:
     return {name: w.half() for name, w in random_state_dict(shapes, seed).items()}
 
 
-def _taesd_state_dict(seed: int) -> StateDict:
+def write_vae(folder: Path, channels: int, seed: int = 0) -> Path:
+    """Write a TAESD of so many latent channels for VAELoader; returns its path."""
+    path = folder / f"tiny_vae_{channels}_{seed}.safetensors"
+    save_file(_taesd(seed, channels), path)
+    return path
+
+
+def tiny_vae(channels: int, seed: int = 0) -> comfy.sd.VAE:
+    """A TAESD as VAELoader makes it."""
+    with torch.inference_mode():
+        return comfy.sd.VAE(sd=_taesd(seed, channels))
+
+
+def _taesd(seed: int, channels: int) -> StateDict:
     with torch.device("meta"):
-        shapes = TAESD(latent_channels=4).state_dict()
+        shapes = TAESD(latent_channels=channels).state_dict()
     weights = random_state_dict(shapes, seed)
     weights["vae_scale"] = torch.tensor(SD15_LATENT_SCALE)
     weights["vae_shift"] = torch.tensor(0.0)
-    return {f"first_stage_model.{name}": weight for name, weight in weights.items()}
+    return weights
+
+
+def _taesd_state_dict(seed: int) -> StateDict:
+    return {f"first_stage_model.{name}": weight for name, weight in _taesd(seed, 4).items()}
 
 
 _files: dict[tuple[str, str, int], Path] = {}

@@ -102,6 +102,24 @@ def training(checkpoint: str, folder: str, steps: int, **trainer_inputs: Any) ->
     }
 
 
+def preview(prompts: str, **inputs: Any) -> dict[str, Any]:
+    """DPOPreview with the models of `checkpoint`, small and fast; `inputs` replace and add."""
+    settings: dict[str, Any] = {
+        "clip": ["checkpoint", 1],
+        "vae": ["checkpoint", 2],
+        "prompts": prompts,
+        "every": 1,
+        "seed": 0,
+        "steps": 2,
+        "cfg": 2.0,
+        "sampler": "euler",
+        "scheduler": "normal",
+        "width": 64,
+        "height": 64,
+    }
+    return node("DPOPreview", **(settings | inputs))
+
+
 def objective(**inputs: Any) -> dict[str, Any]:
     """DPOObjective with its defaults; `inputs` replace and add."""
     settings: dict[str, Any] = {

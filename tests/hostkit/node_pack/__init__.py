@@ -127,6 +127,33 @@ class ListedText:
         return (lines.split("\n"),)
 
 
+class TextEncoder:
+    """A CLIP of any width that knows a prompt by its letters, and nothing of what it says."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "make", ("CLIP",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"width": ("INT", {"default": 64}), "pooled": ("INT", {"default": 48})}}
+
+    def make(self, width: int, pooled: int) -> tuple[Any]:
+        return (_Letters(width, pooled),)
+
+
+class _Letters:
+    def __init__(self, width: int, pooled: int) -> None:
+        self._width, self._pooled = width, pooled
+
+    def tokenize(self, text: str, **options: Any) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str, **options: Any) -> list[Any]:
+        generator = torch.Generator().manual_seed(sum(text.encode()))
+        context = torch.randn(1, 7, self._width, generator=generator)
+        pooled = torch.randn(1, self._pooled, generator=generator)
+        return [[context, {"pooled_output": pooled}]]
+
+
 class VAEWithoutEncoder:
     """A VAE that decodes, but fails when it is asked to encode."""
 
@@ -149,6 +176,6 @@ NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
     for cls in (
         FailingModel, RandomLatents, RandomConditioning, RandomImages, ListedImages, ListedText,
-        VAEWithoutEncoder,
+        TextEncoder, VAEWithoutEncoder,
     )
 }
