@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...dpo_core.evaluation.strip import MOST_COLUMNS
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import StepReport
 from ...dpo_core.saving.filmstrip import BASE, Filmstrip
@@ -34,8 +35,8 @@ from .injection import TrainedModel
 from .latents import vae_file
 from .progress import Progress
 
-SHOWN_SIDE, SHOWN_COLUMNS = 1024, 4
-"""Longest side and columns of a filmstrip while training runs: a node is narrow."""
+SHOWN_COLUMNS = 4
+"""Of the filmstrip while training runs: a node is narrow. At the end it is shown whole."""
 LARGE_SHARE = 0.5
 """Of the time: previews that take more are warned of."""
 
@@ -187,7 +188,7 @@ class Previews:
         last = report.step == self._target or report.stopped
         due = last or report.step % self._preview.settings.every == 0
         if due and not self._strip.has(report.step):
-            self._make(report.step, self._as_saved(report))
+            self._make(report.step, self._as_saved(report), MOST_COLUMNS if last else SHOWN_COLUMNS)
 
     def _as_saved(self, report: StepReport) -> AbstractContextManager[None]:
         """The adapter as the LoRA file of this step would have it."""
@@ -199,7 +200,9 @@ class Previews:
             {name: mean[name].to(one.device) for name, one in parameters.items()}
         )
 
-    def _make(self, step: int, adapter: AbstractContextManager[None]) -> None:
+    def _make(
+        self, step: int, adapter: AbstractContextManager[None], columns: int = SHOWN_COLUMNS
+    ) -> None:
         if self._given_up:
             return
         name = "the base" if step == BASE else f"step {step}"
@@ -208,7 +211,7 @@ class Previews:
             with adapter, _sampling(self._trained.patcher.load_device):
                 pictures = self._pictures(name)
             self._strip.add(step, pictures)
-            self._progress.show(("JPEG", self._strip.drawn(SHOWN_COLUMNS), SHOWN_SIDE))
+            self._progress.show(("JPEG", self._strip.drawn(columns), None))
         except Exception as error:
             logging.debug("DPO: a preview failed", exc_info=True)
             failed = _why(error)

@@ -30,11 +30,12 @@ class Progress:
             f"{metrics['dpo/accuracy']:.2f}  margin {metrics['dpo/reward_margin']:.2e}"
         )
 
-    def show(self, preview: tuple[str, Image.Image, int] | None) -> None:
+    def show(self, preview: tuple[str, Image.Image, int | None] | None) -> None:
         """Shows a picture on the node while it runs, and obeys Stop.
 
         Args:
-            preview: as the host's samplers have it: format, picture, longest side in pixels.
+            preview: as the host's samplers have it: format, picture, longest side in pixels or
+                None to leave it as it is.
         """
         self._bar.update_absolute(self._bar.current, self.total, preview)
         comfy.model_management.throw_exception_if_processing_interrupted()
