@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlencode
 
 import folder_paths
 from aiohttp import web
 
+from ..dpo_core.runs.pictures import PREVIEWS
 from ..dpo_core.runs.requests import RunRequests
 from ..dpo_core.runs.run_store import RunStore
 from .answering import Answer, answered, body_of, off_the_loop
@@ -55,4 +57,9 @@ def _requests() -> RunRequests:
 
 @lru_cache
 def _requests_of(runs: Path, output: Path) -> RunRequests:
-    return RunRequests(RunStore(runs), IN_TRAINING, output)
+    def url(run: str, file: str) -> str:
+        """Where ComfyUI serves a picture of a run, below its own address."""
+        folder = f"dpo/runs/{run}/{PREVIEWS}"
+        return "/view?" + urlencode({"type": "output", "subfolder": folder, "filename": file})
+
+    return RunRequests(RunStore(runs), IN_TRAINING, output, url)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..request import within
+from ..saving.metrics_log import row_of
 
 METRICS = "metrics.jsonl"
 MAX_LINE_BYTES = 64 * 1024
@@ -81,7 +80,7 @@ def last_rows(folder: Path) -> list[Row]:
         found = file.read(TAIL_BYTES).split(b"\n")
     if size > TAIL_BYTES:
         found = found[1:]  # it begins somewhere inside a line
-    return [row for line in found if (row := _row(line)) is not None]
+    return [row for line in found if (row := row_of(line)) is not None]
 
 
 def _lines(folder: Path, until: int | None) -> _Lines:
@@ -131,22 +130,6 @@ def _read(lines: _Lines, places: NDArray[np.intp]) -> Iterator[Row]:
     with open(lines.path, "rb") as file:
         for at in places.tolist():
             file.seek(int(lines.offsets[at]))
-            row = _row(file.readline(MAX_LINE_BYTES))
+            row = row_of(file.readline(MAX_LINE_BYTES))
             if row is not None and row["step"] == lines.steps[at]:
                 yield row
-
-
-def _row(line: bytes) -> Row | None:
-    """The numbers of a line; None of one that is torn."""
-    try:
-        said: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    step = said.get("step") if isinstance(said, dict) else None
-    if not isinstance(step, int) or isinstance(step, bool):
-        return None
-    return {
-        name: value
-        for name, value in said.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    }

@@ -6,12 +6,13 @@ Every answer is a JSON object. A refusal has an HTTP status and says in one sent
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..request import Answer, RequestRefused, within
 from ..saving.run_folder import CHECKPOINT
+from ..saving.run_lock import holder
 from .description import base_name, described, losses
 from .in_training import RunsInTraining
 from .metric_rows import rows_of
@@ -31,17 +32,25 @@ class RunRequests:
         store: the runs.
         in_training: those that this process trains.
         output: ComfyUI's output folder, below which LoRA files lie.
+        picture_url: where the page gets a preview picture from, by run and file.
 
     Every method raises RequestRefused.
     """
 
-    def __init__(self, store: RunStore, in_training: RunsInTraining, output: Path) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        in_training: RunsInTraining,
+        output: Path,
+        picture_url: Callable[[str, str], str],
+    ) -> None:
         self._store, self._in_training, self._output = store, in_training, output
+        self._picture_url = picture_url
 
     def runs(self) -> Answer:
         """All runs, the one last changed first."""
-        now = self._in_training.ids()
         summaries = self._store.summaries()
+        now = self._trained_now(summaries)
         return {
             "runs": [self._told(one, now) for one in summaries],
             "bytes": sum(one.size for one in summaries),
@@ -54,7 +63,7 @@ class RunRequests:
         files = sorted(files_of(folder))
         content, record = summary.content, summary.record
         settings, adapter = content.get("settings"), content.get("adapter")
-        return self._told(summary, self._in_training.ids()) | {
+        return self._told(summary, self._trained_now([summary])) | {
             "path": str(folder),
             "reason": record.reason,
             "ended": record.ended,
@@ -70,7 +79,7 @@ class RunRequests:
                 {"name": name, "bytes": facts.st_size} for name, facts in files[:MOST_FILES]
             ],
             "checkpoints": sorted(
-                int(match[1]) for name, _ in files if (match := CHECKPOINT.fullmatch(name))
+                {int(match[1]) for name, _ in files if (match := CHECKPOINT.fullmatch(name))}
             ),
             "lineage": [
                 {"id": path.name, "step": step} for path, step in self._store.lineage(folder)
@@ -78,6 +87,13 @@ class RunRequests:
             "continued_by": self._continued_by(run),
             "loras": [told for one in record.loras if (told := self._lora(one)) is not None],
             "card": _card(folder),
+            "previews": {
+                "prompts": list(summary.pictures.prompts),
+                "columns": [
+                    {"step": step, "urls": [self._picture(summary, name) for name in names]}
+                    for step, names in summary.pictures.columns
+                ],
+            },
         }
 
     def metrics(self, run: str, query: Mapping[str, str]) -> Answer:
@@ -112,6 +128,8 @@ class RunRequests:
         with self._in_training.held() as now:
             after = self._continued_by(run)
             self._refuse_in_training(run, now)
+            if who := holder(folder):
+                raise RequestRefused(409, f"This run is being trained by {who}. Stop that first.")
             if unknown := [one for one in after if one not in told]:
                 raise RequestRefused(
                     409,
@@ -131,6 +149,16 @@ class RunRequests:
         shutil.rmtree(aside, ignore_errors=True)
         self._store.sweep()
         return {"deleted": run, "bytes": size, "left": str(aside) if aside.exists() else ""}
+
+    def _trained_now(self, summaries: list[RunSummary]) -> frozenset[str]:
+        """The runs in training, those of other programs among them."""
+        here = self._in_training.ids()
+        elsewhere = (
+            one.id
+            for one in summaries
+            if one.record.is_open and one.id not in here and holder(self._store.root / one.id)
+        )
+        return here.union(elsewhere)
 
     def _refuse_in_training(self, run: str, now: frozenset[str]) -> None:
         if run in now:
@@ -176,8 +204,12 @@ class RunRequests:
             "val_accuracy": one.validation.get("dpo/val_accuracy"),
             "val_accuracy_low": one.validation.get("dpo/val_accuracy_low"),
             "val_accuracy_high": one.validation.get("dpo/val_accuracy_high"),
+            "thumbnail": None if (last := one.pictures.last) is None else self._picture(one, last),
             "continues": None if before is None else {"id": before[0], "step": before[1]},
         }
+
+    def _picture(self, run: RunSummary, file: str) -> str:
+        return f"{self._picture_url(run.id, file)}&v={run.pictures.version}"
 
     def _lora(self, lora: SavedLora) -> Answer | None:
         """A LoRA file as the person finds it; None of a name that leads elsewhere."""

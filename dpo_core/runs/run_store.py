@@ -16,11 +16,11 @@ from typing import Any
 from ..request import within
 from ..saving.run_folder import CHECKPOINT, RunFolder, run_id
 from .metric_rows import METRICS, last_rows
+from .pictures import PREVIEWS, Pictures, pictures_of
 from .run_record import RECORD, RunRecord, read_record
 
 RUN_ID = re.compile(r"[0-9a-f]{20}")
 SETTINGS = "settings.json"
-PREVIEWS = "previews"
 _DELETED = re.compile(r"\.deleted_[0-9a-f]{20}_[0-9a-f]{8}")
 MAX_SETTINGS_BYTES = 16 * 1024 * 1024
 MAX_LINEAGE = 10_000
@@ -45,6 +45,7 @@ class RunSummary:
         size: bytes on the disk.
         accuracy: mean over the last steps; None before the first.
         validation: the row of the last validation; empty without one.
+        pictures: of its previews.
     """
 
     id: str
@@ -57,6 +58,7 @@ class RunSummary:
     size: int
     accuracy: float | None
     validation: Mapping[str, float]
+    pictures: Pictures
 
     @property
     def continues(self) -> tuple[str, int] | None:
@@ -243,6 +245,7 @@ def _summarised(folder: Path) -> RunSummary:
         size=sum(facts.st_size for facts in files.values()),
         accuracy=sum(recent) / len(recent) if recent else None,
         validation=validations[-1] if validations else {},
+        pictures=pictures_of(folder),
     )
 
 

@@ -41,7 +41,7 @@ class MetricsLog:
         found: dict[int, dict[str, float]] = {}
         if self._path.exists():
             text = self._path.read_text(encoding="utf-8", errors="replace")
-            for row in map(_row, text.split("\n")):
+            for row in map(row_of, text.split("\n")):
                 if row is not None:
                     found[int(row["step"])] = row
         return [found[step] for step in sorted(found)]
@@ -65,7 +65,7 @@ class MetricsLog:
             sync_file(self._path)
 
 
-def _row(line: str) -> dict[str, float] | None:
+def row_of(line: str | bytes) -> dict[str, float] | None:
     """A line's row; None where it is not one of ours."""
     try:
         row = json.loads(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dpo_core.request import RequestRefused
 from dpo_core.run import TrainSettings
@@ -17,7 +18,9 @@ from dpo_core.runs.in_training import RunsInTraining
 from dpo_core.runs.requests import RunRequests
 from dpo_core.runs.run_record import RECORD, RunRecord, SavedLora, read_record, write_record
 from dpo_core.runs.run_store import RunStore
+from dpo_core.saving.filmstrip import BASE, Filmstrip
 from dpo_core.saving.run_folder import RunFolder
+from dpo_core.saving.run_lock import run_lock
 from dpo_core.training.adapter import AdapterSettings
 
 NOBODY = "0" * 20
@@ -31,7 +34,9 @@ class Shelf:
     def __init__(self, output: Path) -> None:
         self.output, self.root = output, output / "dpo" / "runs"
         self.in_training = RunsInTraining()
-        self.ask = RunRequests(RunStore(self.root), self.in_training, output)
+        self.ask = RunRequests(
+            RunStore(self.root), self.in_training, output, lambda run, file: f"/{run}/{file}?x"
+        )
 
     def add(
         self, seed: int = 0, steps: int = 4, saved: int | None = None, **content: Any
@@ -134,7 +139,9 @@ def test_foreign_and_damaged_folders_do_not_break_the_list(shelf: Shelf) -> None
     broken = shelf.root / ("cd" * 10)
     broken.mkdir()
     (broken / "settings.json").write_bytes(b'{"continues": [["' + b"[" * 100_000)
-    (broken / "metrics.jsonl").write_bytes(b'\x00\xff\n{"step": 3}\n{"step": "x"}\n[1]\n{"ste')
+    huge = b'{"step": 4, "a": 1' + b"0" * 400 + b"}"
+    lines = [b"\x00\xff", b'{"step": 3}', b'{"step": "x"}', huge, b"[1]", b'{"ste']
+    (broken / "metrics.jsonl").write_bytes(b"\n".join(lines))
     (broken / RECORD).write_text('{"pairs": true, "end": "flew away", "loras": [3, {}]}')
     (broken / "model_card.md").mkdir()
     strange = shelf.root / ("ef" * 10)
@@ -313,6 +320,41 @@ def test_runs_that_say_they_go_on_from_each_other_end_somewhere(shelf: Shelf) ->
 def test_numbers_that_are_none_are_refused(shelf: Shelf, query: dict[str, str]) -> None:
     run = shelf.add()
     assert refusal(lambda: shelf.ask.metrics(run.id, query)).status == 400
+
+
+def test_preview_pictures_are_told_by_step_and_the_last_stands_for_the_run(shelf: Shelf) -> None:
+    run = shelf.add()
+    assert shelf.told(run)["thumbnail"] is None
+    strip = Filmstrip(run.path / "previews", ["a hill", "the <sea>"], {})
+    for step in (BASE, 0, 4):
+        strip.add(step, [Image.new("RGB", (8, 8))] * 2)
+    told = shelf.ask.run(run.id)
+    previews = told["previews"]
+    assert previews["prompts"] == ["a hill", "the <sea>"]
+    assert [column["step"] for column in previews["columns"]] == [None, 0, 4]
+    assert told["thumbnail"] == previews["columns"][-1]["urls"][0]
+    assert told["thumbnail"].startswith(f"/{run.id}/step_00000004_0.png?x&v=")
+    index = run.path / "previews" / "index.json"
+    for damage in (
+        '{"prompts": 3}',
+        "[]",
+        '{"prompts": [], "columns": [{"step": 1, "files": ["../x"]}]}',
+        '{"prompts": [], "columns": [{"step": "1", "files": []}, 7]}',
+    ):
+        index.write_text(damage)
+        os.utime(index.parent, ns=(1, time.time_ns()))
+        assert shelf.told(run)["thumbnail"] is None
+
+
+def test_a_training_of_another_program_is_seen_and_protects_its_run(shelf: Shelf) -> None:
+    run = shelf.add()
+    write_record(run.path, replace(RECORDED, end="", ended=0.0))
+    with run_lock(run.path):
+        assert shelf.told(run)["status"] == "running"
+        refused = refusal(lambda: shelf.ask.delete(run.id, {"id": run.id}))
+        assert refused.status == 409 and "being trained by" in str(refused)
+    assert shelf.told(run)["status"] == "interrupted"
+    shelf.ask.delete(run.id, {"id": run.id})
 
 
 # Deleting

@@ -489,7 +489,7 @@ export class Plot {
   /** What the chosen panels show as a whole, in words. */
   summary() {
     const told = this._inWords(
-      ({ steps, values }) => steps.length && [values[0], values.at(-1)],
+      ({ steps, values }) => (steps.length ? [values[0], values.at(-1)] : undefined),
       ([from, to], format) => `from ${format(from)} to ${format(to)}`,
     );
     const marks = this._runs.flatMap(({ marks: all = [] }) => all);
