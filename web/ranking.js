@@ -41,6 +41,7 @@ class NodeRanking {
     this.widget.serializeValue = () => ofUser(this.value);
     element.addEventListener("wheel", (event) => this._passWheel(event), { passive: false });
     element.addEventListener("pointerdown", (event) => this._press(event));
+    element.firstElementChild.addEventListener("click", (event) => this._click(event));
     this._follow("mode", (mode) => this.ranking.board.setMode(mode));
     this._follow("pairs_per_group", (n) => this.ranking.board.setPairsPerGroup(Number(n)));
   }
@@ -141,6 +142,13 @@ class NodeRanking {
 
   _press(event) {
     if (event.button === 0) event.stopPropagation();
+  }
+
+  // The classic canvas selects the node of each click and then draws the whole graph again: once is
+  // enough.
+  _click(event) {
+    const selected = app.canvas?.selectedItems;
+    if (selected?.size === 1 && selected.has(this.node)) event.stopPropagation();
   }
 
   remove() {
