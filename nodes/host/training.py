@@ -20,6 +20,7 @@ from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .filmstrip import begun_previews
 from .injection import TrainedModel
+from .live_metrics import LiveMetrics
 from .memory import activation_memory, advice
 from .progress import Progress
 from .rescue import check_room, keep, reason
@@ -104,7 +105,10 @@ def _train(trainer: Trainer, target: int, progress: Progress) -> int:
     autosave = Autosave(trainer.run, AUTOSAVE_EVERY)
     kept = ""
     try:
-        _run(trainer, target, progress, [last, _bar(progress, target), autosave.offer])
+        with LiveMetrics(
+            progress.send, progress.place, trainer.run.id, trainer.step, target
+        ) as live:
+            _run(trainer, target, progress, live, [last, _bar(progress, target), autosave.offer])
         assert last.report is not None
         trainer.run.save_checkpoint(last.report.state())
         autosave.clear(until=last.report.step)
@@ -140,22 +144,30 @@ def _bar(progress: Progress, target: int) -> Observer:
     return observe
 
 
-def _warnings(trainer: Trainer, progress: Progress) -> Observer:
+def _warnings(trainer: Trainer, progress: Progress, live: LiveMetrics) -> Observer:
     watch = watch_of(trainer, trainer.run.history(trainer.step))
+    for finding in watch.findings:
+        live.warn(finding)
 
     def observe(report: StepReport) -> None:
         for finding in watch.take({"step": report.step, **_finite(report.metrics)}):
+            live.warn(finding)
             progress.warn(finding.text, finding.serious)
 
     return observe
 
 
 def _run(
-    trainer: Trainer, target: int, progress: Progress, of_steps: Sequence[Observer]
+    trainer: Trainer,
+    target: int,
+    progress: Progress,
+    live: LiveMetrics,
+    of_steps: Sequence[Observer],
 ) -> None:
     """Trains.
 
     Args:
+        live: hears of everything.
         of_steps: hear of the steps done, and not of what is measured before the first.
     """
     existing = trainer.origin.existing
@@ -181,7 +193,8 @@ def _run(
         of_reports: list[Observer] = [
             lambda report: trainer.run.append_metrics(report.step, report.metrics),
             lambda report: events.add(report.step, report.metrics),
-            _warnings(trainer, progress),
+            _warnings(trainer, progress, live),
+            live,  # after the others: what is on its way to the page is on disk
         ]
         reports = train(
             denoiser, trained.adapter, trainer.dataset, trainer.settings,
