@@ -21,11 +21,9 @@ from .preview import PreviewNode
 from .ranking import LoadPreferences, RankImages
 from .routes import register_routes
 from .trainer import TrainerNode, TrainStepsNode
-from .training_routes import register_training_routes
 from .validation import ValidationNode
 
 register_routes()
-register_training_routes()
 
 
 class DPOExtension(ComfyExtension):

@@ -43,12 +43,12 @@ class Pace:
         return median(known) if known else self._first
 
     def seconds_left(self, steps: int) -> float | None:
-        """Until so many more steps are done; None before anything was timed."""
-        per_step = self.seconds_per_step
-        if per_step is None:
+        """From now until so many more steps are done; None before anything was timed."""
+        if (per_step := self.seconds_per_step) is None:
             return None
         plain, validated = self._counts
-        if not (plain and validated):
-            return steps * per_step
-        share = validated / (plain + validated)
-        return steps * ((1 - share) * per_step + share * median(self._durations[True]))
+        if plain and validated:
+            share = validated / (plain + validated)
+            per_step = (1 - share) * per_step + share * median(self._durations[True])
+        under_way = self._now() - self._before
+        return max(0.0, steps * per_step - under_way)

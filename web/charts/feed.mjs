@@ -13,7 +13,7 @@ export class Feed {
     this.step = -1;
     this.target = 0;
     this.warnings = [];
-    /** "" while it trains, then finished, stopped or failed. */
+    /** "" while it trains, then finished, stopped, failed, or gone where nobody told how. */
     this.ended = "";
     /** Whether some rows are known to be missing. */
     this.incomplete = false;
@@ -101,6 +101,7 @@ export class Feed {
   status(now) {
     const of = `step ${this.step} of ${this.target}`;
     if (this.ended === "stopped") return `Stopped at ${of}`;
+    if (this.ended === "gone") return `Ended at ${of}`;
     if (this.ended === "failed") return `Ended by an error at ${of}`;
     if (this.ended) return finished(this.step, this.target);
     if (this.step <= this._began && this._left === null) return "Getting ready";
