@@ -17,6 +17,7 @@ from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.folders import shown
 from .host.lora_check import check_saved
 from .host.progress import say
+from .host.rescue import poll
 from .host.run_diary import note_lora
 from .host.trainer import Trainer as TrainerValue
 from .host.trainer import lora_of, metadata_of
@@ -98,7 +99,7 @@ class SaveLora(io.ComfyNode):
                 metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
                 saved = _saved_before(path, lora, metadata)
                 if saved is None:
-                    save_lora(path, lora, metadata)
+                    save_lora(path, lora, metadata, poll)
                 path = saved or path
                 if trainer is not None and trainer.step > trainer.origin.step:
                     note_lora(trainer, path)

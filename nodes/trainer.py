@@ -14,7 +14,6 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..dpo_core.evaluation.chart import draw_chart
-from ..dpo_core.evaluation.diagnostics import Watch
 from ..dpo_core.evaluation.validation import ValidationSettings, advice, split
 from ..dpo_core.pairs.record import counted
 from ..dpo_core.run import TrainSettings
@@ -28,8 +27,8 @@ from .host.encoding import model_shaped
 from .host.filmstrip import strip_on_node
 from .host.folders import shown
 from .host.lineage import Origin
-from .host.live_metrics import warning
 from .host.lora_keys import read_existing, refuse_if_upstream
+from .host.memory import WHEN_OUT_OF_MEMORY, size_text
 from .host.preview import Preview as PreviewValue
 from .host.progress import Progress, say
 from .host.trainable import adapter_problems, left_out, model_problems
@@ -133,6 +132,14 @@ class TrainerNode(io.ComfyNode):
                     "preview", optional=True,
                     tooltip="Shows what the LoRA does while it is trained; changes nothing of it.",
                 ),
+                io.Combo.Input(
+                    "when_out_of_memory", options=list(WHEN_OUT_OF_MEMORY),
+                    default=WHEN_OUT_OF_MEMORY[0], optional=True,
+                    tooltip="stop: says what to change, and about how much each change saves. "
+                    "step_down: goes on from the last step in a slower way that needs less memory "
+                    "and gives the same result, if there is one: policy_concurrent, sequential, "
+                    "gradient_checkpointing.",
+                ),
             ],
             outputs=[Trainer.Output(display_name="trainer")],
         )
@@ -160,6 +167,7 @@ class TrainerNode(io.ComfyNode):
         continue_from: TrainerValue | None = None,
         new_picks: str = NEW_PICKS[0],
         preview: PreviewValue | None = None,
+        when_out_of_memory: str = WHEN_OUT_OF_MEMORY[0],
     ) -> io.NodeOutput:
         settings = TrainSettings(
             objective=objective or ObjectiveSettings(),
@@ -190,6 +198,7 @@ class TrainerNode(io.ComfyNode):
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin,
                 held_out, start_over=new_picks == "start_over", preview=preview,
+                when_out_of_memory=when_out_of_memory,
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
@@ -214,7 +223,7 @@ class TrainStepsNode(io.ComfyNode):
             description="Trains. Stop keeps what was learned; run again to go on from there. The "
             "same training asked for again is found in its run folder.",
             is_output_node=True,
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Trainer.Input(
                     "trainer", tooltip="From Trainer, or from other Train Steps to go on from."
@@ -244,15 +253,14 @@ class TrainStepsNode(io.ComfyNode):
         numbers = {"steps": steps, "min_pairs": min_pairs}
         if problems := [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]:
             raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
-        progress = Progress(steps, cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
+        progress = Progress(steps, cls.hidden.unique_id)
         if len(trainer.dataset.records) < min_pairs:
             wanted = counted(min_pairs, trainer.dataset.noun)
             line = f"{len(trainer.dataset.records)} of {wanted} so far: not training yet."
             progress.say(line, log=True)
             return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
         trained = train_steps(trainer, steps, progress)
-        watch = watch_of(trainer, trained.rows)
-        line = "\n".join([_summary(trained), *watch.verdict()])
+        line = "\n".join([_summary(trained), *watch_of(trainer, trained.rows).verdict()])
         progress.say(line, log=True)
         images = strip_on_node(trained.trainer)
         return io.NodeOutput(
@@ -261,11 +269,7 @@ class TrainStepsNode(io.ComfyNode):
             loss_map(trained.rows),
             trained.trainer.step,
             _chart(trained),
-            ui={
-                "text": [line],
-                "dpo_chart": [_shown(trained, watch)],
-                **({"images": images} if images else {}),
-            },
+            ui={"text": [line], **({"images": images} if images else {})},
         )
 
 
@@ -368,8 +372,12 @@ def _summary(trained: Trained) -> str:
     # Unknown where the reference's predictions were not computed.
     if any("prediction_change" in row for row in last):
         line += f", prediction changed by {100 * mean('prediction_change') ** 0.5:.2f} %"
-    line += f". The run is {verb} {shown(trained.trainer.run.path)}."
+    run = trained.trainer.run
+    line += f". The run is {verb} {shown(run.path)}, {size_text(run.disk_use())} on disk."
     line += _validated(trained)
+    if trained.said:
+        said = "; ".join(trained.said)
+        line += f" On the way: {said}."
     return line
 
 
@@ -389,22 +397,6 @@ def _validated(trained: Trained) -> str:
     if state.stopped:
         line += f" Training stopped early: {state.stalled} validations without progress."
     return line
-
-
-def _workflow(extra: Any) -> str:
-    """The id of the workflow that a prompt was made of; empty if there is none."""
-    workflow = extra.get("workflow") if isinstance(extra, Mapping) else None
-    found = workflow.get("id") if isinstance(workflow, Mapping) else None
-    return found if isinstance(found, str) else ""
-
-
-def _shown(trained: Trained, watch: Watch) -> dict[str, Any]:
-    """What the page's chart shows: it asks for the run's metrics itself."""
-    return {
-        "run": trained.trainer.run.id,
-        "step": trained.trainer.step,
-        "warnings": [warning(finding) for finding in watch.findings],
-    }
 
 
 def _chart(trained: Trained) -> Tensor:

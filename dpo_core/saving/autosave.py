@@ -60,13 +60,5 @@ class Autosave:
         finally:
             self._ended = self._now()
             self._cost = self._ended - began
-        earlier = [step for step in self._run.autosaves() if step <= report.step]
-        for step in earlier[:-KEPT]:
-            self._run.remove_checkpoint(step)
+        self._run.remove_autosaves(report.step, but=KEPT)
         return True
-
-    def clear(self, until: int) -> None:
-        """Removes those up to a step, where a checkpoint that stays has been written."""
-        for step in self._run.autosaves():
-            if step < until:
-                self._run.remove_checkpoint(step)

@@ -113,6 +113,12 @@ class RunFolder:
         """Those of :meth:`checkpoints` that were only written in case of a crash."""
         return [step for step in self._steps(AUTOSAVE) if not self._named(END, step).exists()]
 
+    def remove_autosaves(self, until: int, but: int = 0) -> None:
+        """Removes those up to a step, but for the last so many. What lies ahead of it stays."""
+        steps = [step for step in self.autosaves() if step <= until]
+        for step in steps[: len(steps) - but]:
+            self.remove_checkpoint(step)
+
     def keep_checkpoint(self, step: int) -> None:
         """Makes an autosave, if it is one, a checkpoint that stays."""
         with suppress(FileNotFoundError):

@@ -146,6 +146,7 @@ def frozen_weight(layer: Any, dtype: torch.dtype, device: torch.device) -> Itera
 @contextmanager
 def _weights(layer: Any, like: Tensor) -> Iterator[tuple[Any, Any]]:
     """The layer's weight and bias in ``like``'s dtype and device, borrowed from the host."""
+    comfy.ops.run_every_op()  # as the host does in forward: here Stop is obeyed in backward
     if layer.weight is None:
         yield None, None
         return

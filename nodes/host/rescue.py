@@ -6,15 +6,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.model_management
 import folder_paths
 
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import TrainingError, TrainState
-from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.lora_file import save_lora
+from ...dpo_core.saving.run_folder import RunFolder
 from .injection import TrainedModel
 from .run_diary import note_lora
-from .trainer import Trainer, lora_of, metadata_of
+from .trainer import Trainer, lora_of, metadata_of, standing_at
+
+_UNSAVED: dict[Path, TrainState] = {}
+"""What a full disk did not take, by run folder: the last of it, until it does."""
 
 
 def check_room(trainer: Trainer, trained: TrainedModel) -> None:
@@ -30,27 +34,91 @@ def check_room(trainer: Trainer, trained: TrainedModel) -> None:
         )
 
 
-def keep(trainer: Trainer, state: TrainState, autosave: Autosave) -> str:
-    """Saves what was learned so far; says where."""
+def poll() -> None:
+    """Raises what Stop raises, if it was pressed since the last time."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def save_end(run: RunFolder, state: TrainState) -> None:
+    """Writes the checkpoint of where a training ends, and removes what it makes superfluous.
+
+    Raises:
+        OSError: no room.
+    """
+    run.save_checkpoint(state, poll)
+    _UNSAVED.pop(run.path, None)
+    run.remove_autosaves(state.step)
+    run.prune({state.step, *run.continued_at(), *standing_at(run)})
+
+
+def save_unsaved(run: RunFolder) -> None:
+    """Writes what the disk had no room for when the run was trained last.
+
+    Raises:
+        TrainingError: it still has none.
+    """
+    state = _UNSAVED.get(run.path)
+    if state is None:
+        return
     try:
-        trainer.run.save_checkpoint(state)
-        autosave.clear(until=state.step)
+        save_end(run, state)
     except OSError as error:
-        return f"What was learned in {counted(state.step, 'step')} could not be saved: {error}."
+        raise TrainingError(
+            f"There is still no room for what was learned in {counted(state.step, 'step')} "
+            f"({error}). It is kept in memory as long as ComfyUI runs: make room and run again."
+        ) from error
+
+
+def keep(trainer: Trainer, state: TrainState) -> str:
+    """Saves what was learned so far; says where.
+
+    Raises:
+        InterruptProcessingException: Stop was pressed meanwhile. What is written by then stays.
+    """
+    steps = counted(state.step, "step")
+    try:
+        save_end(trainer.run, state)
+    except OSError as error:
+        _UNSAVED.clear()
+        _UNSAVED[trainer.run.path] = state
+        return (
+            f"What was learned in {steps} could not be saved: {error}. It is kept in memory as "
+            "long as ComfyUI runs: make room and run again to save it and go on from there."
+        )
     go_on = f"run again to go on from there ({trainer.run.path})."
     try:
         reached = replace(trainer, step=state.step)
         lora = lora_of(reached, state)
         name = f"stopped_{trainer.run.id[:8]}_step{state.step}"
         path = Path(folder_paths.get_output_directory()) / "loras" / "dpo" / f"{name}.safetensors"
-        save_lora(path, lora, metadata_of(reached, lora, name))
+        save_lora(path, lora, metadata_of(reached, lora, name), poll)
         note_lora(reached, path)
     except OSError as error:
         return (
-            f"What was learned in {counted(state.step, 'step')} is kept, but there was no room "
-            f"for its LoRA ({error}); {go_on}"
+            f"What was learned in {steps} is kept, but there was no room for its LoRA ({error}); "
+            f"{go_on}"
         )
-    return f"What was learned in {counted(state.step, 'step')} is kept: LoRA {path}; {go_on}"
+    return f"What was learned in {steps} is kept: LoRA {path}; {go_on}"
+
+
+def on_disk_only(trainer: Trainer, done: int) -> str:
+    """What is left where the last steps could not be kept.
+
+    Args:
+        trainer: what was trained.
+        done: steps that had been done.
+    """
+    last = max((s for s in trainer.run.checkpoints() if s <= done), default=trainer.origin.step)
+    if last == done:
+        return (
+            f"The checkpoint of step {done} is kept, but no LoRA was written; run again to go on "
+            f"from there ({trainer.run.path})."
+        )
+    where = f"from step {last}, the last checkpoint" if last else "at the beginning"
+    return (
+        f"{counted(done - last, 'step')} could not be kept; run again to go on {where} "
+        f"({trainer.run.path})."
+    )
 
 
 def reason(error: Exception, began: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -22,14 +23,17 @@ from .preview import Preview
 VERSION = 1
 """Part of every run's id: raised when the same settings would give another result."""
 
+_LIVE: WeakValueDictionary[int, Trainer] = WeakValueDictionary()
+"""All there are."""
 
 
 @dataclass(frozen=True)
 class Trainer:
     """The DPO_TRAINER value: settings, pairs, model, and how far training has come.
 
-    It is never changed. Its weights lie in the run folder; ``step`` says which. ``preview`` has no
-    part in what is learned.
+    It is never changed. Its weights lie in the run folder; ``step`` says which, and is not removed
+    as long as a value stands there. ``preview`` and ``when_out_of_memory`` have no part in what is
+    learned.
     """
 
     patcher: ModelPatcher
@@ -42,6 +46,10 @@ class Trainer:
     run: RunFolder
     step: int
     preview: Preview | None = None
+    when_out_of_memory: str = "stop"
+
+    def __post_init__(self) -> None:
+        _LIVE[id(self)] = self
 
     def get_models(self) -> list[ModelPatcher]:
         """For the host's cache: this value keeps a model in use."""
@@ -76,6 +84,7 @@ def build_trainer(
     held_out: EncodedPairs,
     start_over: bool = False,
     preview: Preview | None = None,
+    when_out_of_memory: str = "stop",
 ) -> Trainer:
     """The trainer of checked parts.
 
@@ -101,8 +110,18 @@ def build_trainer(
         run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)
     return Trainer(
         patcher, dataset, held_out, settings, adapter, gradient_checkpointing, origin, run,
-        origin.step, preview,
+        origin.step, preview, when_out_of_memory,
     )
+
+
+def standing_at(run: RunFolder) -> set[int]:
+    """Steps of a run at which there is a trainer, or from which one goes on."""
+    found = {one.step for one in list(_LIVE.values()) if one.run.path == run.path}
+    return found | {
+        one.origin.step
+        for one in list(_LIVE.values())
+        if one.origin.run is not None and one.origin.run.path == run.path
+    }
 
 
 def _deciding(settings: TrainSettings) -> dict[str, Any]:

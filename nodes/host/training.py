@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,28 +12,34 @@ import torch
 from torch import Tensor
 
 from ...dpo_core.evaluation.diagnostics import Watch, watched
-from ...dpo_core.evaluation.validation import ValidationState, carried
-from ...dpo_core.run import StepReport, TrainingError, train
+from ...dpo_core.evaluation.validation import ValidationState
+from ...dpo_core.pairs.record import counted
+from ...dpo_core.run import StepReport, TornStep, TrainingError, TrainState, train
+from ...dpo_core.saving.atomic import sweep
 from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.event_log import EventLog
+from ...dpo_core.saving.run_folder import RunFolder
+from ...dpo_core.saving.run_lock import RunBusy, run_lock
 from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .filmstrip import begun_previews
 from .injection import TrainedModel
-from .live_metrics import LiveMetrics
-from .memory import activation_memory, advice
+from .memory import FP32, activation_memory, advice, ran_out, stepped_down
 from .progress import Progress
-from .rescue import check_room, keep, reason
+from .rescue import check_room, keep, on_disk_only, poll, reason, save_end, save_unsaved
 from .run_diary import noted
 from .session import training_session
+from .standing import Standing, resumed, standing
 from .trainer import Trainer, lora_of, reference_key
 
 Observer = Callable[[StepReport], object]
 """Is told of every report as it comes, while the model is in training."""
 
 AUTOSAVE_EVERY = 50
-"""Steps from one checkpoint to the next while training runs; a crash costs no more than these,
-unless writing one would take more than 2 % of the time."""
+"""Steps from one checkpoint to the next while training runs, or five minutes if that is less. A
+crash costs no more, unless writing so often would take more than 1.5 % of the time."""
+DISK_SPEED = 2.0**29
+"""Bytes a second that a disk is taken to write, before the first checkpoint shows it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Trained:
         rows: metrics, one mapping per step since the start of the run.
         found: True if nothing had to be trained, the result being on disk already.
         validation: what validation remembers.
+        said: what was out of the ordinary on the way.
     """
 
     trainer: Trainer
@@ -53,6 +60,7 @@ class Trained:
     rows: list[dict[str, float]]
     found: bool
     validation: ValidationState
+    said: tuple[str, ...] = ()
 
 
 def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
@@ -62,79 +70,169 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
         TrainingError: training could not go on; what was learned is saved, the message says where.
     """
     run, target = trainer.run, trainer.step + steps
-    try:
-        run.open()
-    except OSError as error:
-        raise TrainingError(f"The run folder {run.path} cannot be written: {error}.") from error
-    done = [step for step in run.checkpoints() if trainer.step < step <= target]
-    current = replace(trainer, step=done[-1]) if done else trainer
-    found = current.step == target or _is_stopped(current)
-    finished = current
-    if not found:
-        if current is not trainer:
-            progress.say(f"going on from step {current.step}, which is on disk", log=True)
+    with ExitStack() as held:
+        try:
+            run.open()
+            held.enter_context(run_lock(run.path))
+        except RunBusy as busy:
+            found = standing(trainer, target)
+            if found.is_done(target):
+                return _given(found, True)
+            raise TrainingError(
+                f"This very training is running already ({busy}). Let it end or stop it there, "
+                "then run again: what it has learned is found."
+            ) from busy
+        except OSError as error:
+            raise TrainingError(f"The run folder {run.path} cannot be written: {error}.") from error
+        sweep(run.path, 0)
+        save_unsaved(run)
+        now = standing(trainer, target)
+        if now.is_done(target):
+            run.keep_checkpoint(now.trainer.step)
+            return _given(now, True)
+        said = resumed(trainer, now)
+        if said:
+            progress.say("; ".join(said), log=True)
         with noted(trainer, target) as entry:
-            finished = replace(trainer, step=_train(current, target, progress))
-            if finished.step == target:
+            finished = _train(now, target, progress, said)
+            if finished.trainer.step == target:
                 entry.finished()
-            elif _is_stopped(finished):
+            elif finished.is_done(target):
                 entry.finished("Validation saw no progress any more.")
-    state = finished.state()
+        return _given(finished, False, tuple(said))
+
+
+def _given(now: Standing, found: bool, said: tuple[str, ...] = ()) -> Trained:
+    trainer, state = now.trainer, now.state
     assert state is not None
-    lora, rows = lora_of(finished, state), run.history(finished.step)
-    return Trained(finished, lora, rows, found, state.validation)
+    rows = trainer.run.history(trainer.step)
+    return Trained(trainer, lora_of(trainer, state), rows, found, state.validation, said)
 
 
-def _is_stopped(trainer: Trainer) -> bool:
-    """Whether validation has ended the training on these very pairs."""
-    state = trainer.state()
-    if state is None:
-        return False
-    same_pairs = state.epochs.dataset == trainer.dataset.digest
-    settings, held_out = trainer.settings.validation, trainer.held_out.digest
-    return carried(state.validation, settings, held_out, same_pairs).stopped
-
-
-def _train(trainer: Trainer, target: int, progress: Progress) -> int:
+def _train(now: Standing, target: int, progress: Progress, said: list[str]) -> Standing:
     """Runs until ``target`` and leaves a checkpoint there, or where it was stopped.
 
-    Returns:
-        the step reached: less than ``target`` if validation has ended the training.
+    Args:
+        now: where training stands.
+        target: step to reach; less is reached if validation ends the training.
+        progress: is told of every step.
+        said: is added to.
     """
-    last = _Last()
-    autosave = Autosave(trainer.run, AUTOSAVE_EVERY)
-    kept = ""
+    trainer, last = now.trainer, _Last(now.state)
+    while True:
+        try:
+            _run(trainer, target, progress, last)
+            state = last.state()
+            assert state is not None
+            save_end(trainer.run, state)
+            return Standing(replace(trainer, step=state.step), state)
+        except BaseException as error:
+            if not ran_out(error):
+                _end(trainer, last, progress, error)
+                raise
+        # Outside the handler, whose traceback would keep the failed step's tensors alive.
+        lost = _after_running_out(trainer, last)
+        lower = stepped_down(trainer) if trainer.when_out_of_memory == "step_down" else None
+        if lower is None:
+            kept = _kept(trainer, last, progress) if last.began else ""
+            raise TrainingError(f"{advice(trainer, last.parameters)} {lost} {kept}".strip())
+        state, (trainer, way) = last.state(), lower
+        trainer = replace(trainer, step=trainer.step if state is None else state.step)
+        line = f"memory ran out: going on after step {trainer.step} with {way}"
+        said.append(line)
+        progress.warn(f"{line[0].upper()}{line[1:]}. {lost}".strip(), serious=False)
+
+
+def _after_running_out(trainer: Trainer, last: _Last) -> str:
+    """Takes what was learned off the card, and gives all memory back; says what was lost."""
+    line = ""
     try:
-        with LiveMetrics(
-            progress.send, progress.place, trainer.run.id, trainer.step, target
-        ) as live:
-            _run(trainer, target, progress, live, [last, _bar(progress, target), autosave.offer])
-        assert last.report is not None
-        trainer.run.save_checkpoint(last.report.state())
-        autosave.clear(until=last.report.step)
-        return last.report.step
-    except BaseException as error:
-        if last.report is not None:
-            kept = keep(trainer, last.report.state(), autosave)
-            progress.say(kept, log=True)
-        if not comfy.model_management.is_oom(error):
-            if isinstance(error, (TrainingError, OSError, RuntimeError)):
-                why = reason(error, last.report is not None)
-                raise TrainingError(f"{why} {kept}".strip()) from error
-            raise
-    # Outside the handler, whose traceback would keep the failed step's tensors alive.
+        last.settle()
+    except TornStep:
+        found = standing(trainer, last.step)
+        if lost := last.step - found.trainer.step:
+            line = f"The last {counted(lost, 'step')} could not be kept."
+        last.go_back(found.state)
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    raise TrainingError(f"{advice(trainer)} {kept}".strip())
+    return line
+
+
+def _end(trainer: Trainer, last: _Last, progress: Progress, error: BaseException) -> None:
+    """Keeps what was learned, and says it: as the error, or on the node where it was Stop."""
+    kept = _kept(trainer, last, progress) if last.began else ""
+    if isinstance(error, (TrainingError, OSError, RuntimeError)):
+        why = reason(error, last.began)
+        raise TrainingError(f"{why} {kept}".strip()) from error
+    if not isinstance(error, comfy.model_management.InterruptProcessingException):
+        return
+    if not kept:
+        before = f"; the {counted(trainer.step, 'step')} before are kept" if trainer.step else ""
+        kept = f"Stopped before another step was done{before}."
+        progress.say(kept)
+    progress.warn(kept, serious=False)
+
+
+def _kept(trainer: Trainer, last: _Last, progress: Progress) -> str:
+    """Keeps what was learned, says where on the node, and returns it."""
+    try:
+        state = last.state()
+        assert state is not None
+        kept = keep(trainer, state)
+    except TornStep:
+        kept = on_disk_only(trainer, last.step)
+    except comfy.model_management.InterruptProcessingException:
+        kept = f"Stopped at once. {on_disk_only(trainer, last.step)}"
+        progress.say(kept)
+        progress.warn(kept, serious=False)
+        raise
+    progress.say(kept)
+    return kept
 
 
 class _Last:
-    """The report of the last step done."""
+    """The last step done.
 
-    report: StepReport | None = None
+    Args:
+        state: where training stands before the first.
+    """
+
+    def __init__(self, state: TrainState | None) -> None:
+        self._state = state
+        self._report: StepReport | None = None
+        self.step = 0 if state is None else state.step
+        self.began = False
+        """Whether there is more than before."""
+        self.parameters = 0
+        """How many numbers the LoRA is made of, once that is known."""
 
     def __call__(self, report: StepReport) -> None:
-        self.report = report
+        self._report, self.step, self.began = report, report.step, True
+
+    def state(self) -> TrainState | None:
+        """Where training stands.
+
+        Raises:
+            TornStep: in the middle of a step.
+        """
+        return self._state if self._report is None else self._report.state()
+
+    def settle(self) -> None:
+        """Takes the state, and lets go of everything else.
+
+        Raises:
+            TornStep: as above; it lets go all the same.
+        """
+        try:
+            self._state = self.state()
+        finally:
+            self._report = None
+
+    def go_back(self, state: TrainState | None) -> None:
+        """To an earlier state."""
+        self._state, self._report = state, None
+        self.step = 0 if state is None else state.step
+        self.began = self.began and state is not None
 
 
 def _bar(progress: Progress, target: int) -> Observer:
@@ -144,33 +242,63 @@ def _bar(progress: Progress, target: int) -> Observer:
     return observe
 
 
-def _warnings(trainer: Trainer, progress: Progress, live: LiveMetrics) -> Observer:
+def _warnings(trainer: Trainer, progress: Progress) -> Observer:
     watch = watch_of(trainer, trainer.run.history(trainer.step))
-    for finding in watch.findings:
-        live.warn(finding)
 
     def observe(report: StepReport) -> None:
         for finding in watch.take({"step": report.step, **_finite(report.metrics)}):
-            live.warn(finding)
             progress.warn(finding.text, finding.serious)
 
     return observe
 
 
-def _run(
-    trainer: Trainer,
-    target: int,
-    progress: Progress,
-    live: LiveMetrics,
-    of_steps: Sequence[Observer],
-) -> None:
+def _autosaved(run: RunFolder, parameters: int, progress: Progress) -> Observer:
+    autosave = Autosave(run, AUTOSAVE_EVERY, poll, 3 * FP32 * parameters / DISK_SPEED)
+
+    def observe(report: StepReport) -> None:
+        try:
+            autosave.offer(report)
+        except OSError as error:
+            progress.warn(
+                f"The checkpoint of step {report.step} could not be written ({error}). Training "
+                "goes on and tries again; make room, or what it learns is lost if ComfyUI ends.",
+                serious=True,
+            )
+
+    return observe
+
+
+class _Rows:
+    """Appends rows of metrics; those a full disk does not take wait until it does."""
+
+    def __init__(self, run: RunFolder, progress: Progress) -> None:
+        self._run, self._progress = run, progress
+        self._waiting: list[StepReport] = []
+        self._warned = False
+
+    def __call__(self, report: StepReport) -> None:
+        self._waiting.append(report)
+        try:
+            for one in list(self._waiting):
+                self._run.append_metrics(one.step, one.metrics)
+                self._waiting.remove(one)
+        except OSError as error:
+            if not self._warned:
+                text = f"The metrics cannot be written ({error}). Training goes on; make room."
+                self._progress.warn(text, serious=True)
+            self._warned = True
+
+
+def _run(trainer: Trainer, target: int, progress: Progress, last: _Last) -> None:
     """Trains.
 
     Args:
-        live: hears of everything.
-        of_steps: hear of the steps done, and not of what is measured before the first.
+        trainer: at the step of ``last``.
+        target: step to reach.
+        progress: is told of every step.
+        last: where training stands; follows it.
     """
-    existing = trainer.origin.existing
+    existing, start = trainer.origin.existing, last.state()
     with torch.inference_mode(False):
         trained = TrainedModel(
             trainer.patcher,
@@ -179,6 +307,7 @@ def _run(
             None if existing is None else dict(existing),
             trainer.gradient_checkpointing,
         )
+        last.parameters = sum(p.numel() for p in trained.adapter.parameters().values())
         check_room(trainer, trained)
         if (frozen := trained.adapter.frozen_reference()) is not None:
             trainer.run.save_reference(frozen)
@@ -191,24 +320,29 @@ def _run(
             _reference_cache(trainer, denoiser.half_precision, progress)
         )
         of_reports: list[Observer] = [
-            lambda report: trainer.run.append_metrics(report.step, report.metrics),
+            _Rows(trainer.run, progress),
             lambda report: events.add(report.step, report.metrics),
-            _warnings(trainer, progress, live),
-            live,  # after the others: what is on its way to the page is on disk
+            _warnings(trainer, progress),
         ]
+        # Told of steps done, and not of what is measured before the first.
+        of_steps: list[Observer] = [
+            last,
+            _bar(progress, target),
+            _autosaved(trainer.run, last.parameters, progress),
+        ]
+        # A validation that was broken off belongs to a step done before.
+        made_up_for = start is not None and bool(start.unvalidated)
         reports = train(
             denoiser, trained.adapter, trainer.dataset, trainer.settings,
-            target - trainer.step, trainer.state(), cache, trainer.held_out,
+            target - trainer.step, start, cache, trainer.held_out,
         )
         # Last of all: the others know of a step before its pictures are made, which may be stopped.
-        previews = begun_previews(trainer, target, trained, denoiser, progress)
-        of_steps = [*of_steps, *([] if previews is None else [previews])]
+        if (previews := begun_previews(trainer, target, trained, denoiser, progress)) is not None:
+            of_steps.append(previews)
         for report in reports:
-            for observe in of_reports:
+            is_step = report.step > trainer.step or made_up_for
+            for observe in [*of_reports, *of_steps] if is_step else of_reports:
                 observe(report)
-            if report.step > trainer.step:
-                for observe in of_steps:
-                    observe(report)
 
 
 def watch_of(trainer: Trainer, rows: Iterable[Mapping[str, float]]) -> Watch:

@@ -160,6 +160,15 @@ class ComfyServer:
             self.stop()
             raise
 
+    def leave(self) -> None:
+        """Close the page's connection; :meth:`come_back` opens it again."""
+        assert self._listener is not None
+        self._listener.close()
+
+    def come_back(self) -> None:
+        """As a page that is loaded again, with the same client id; earlier messages are gone."""
+        self._listener = _Listener(f"{self.url}/ws?clientId={self.client_id}")
+
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + self._start_timeout
         while time.monotonic() < deadline:
@@ -362,7 +371,7 @@ class _Listener:
     def wait_for_end(self, prompt_id: str, timeout: float = 5) -> None:
         """Wait for the message that closes a run: the history may know of the end before it."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._loop.is_closed():
             for event in list(self.events):
                 data = event.get("data") or {}
                 ended = event["type"] == "executing" and data.get("node") is None

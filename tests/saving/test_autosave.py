@@ -29,9 +29,9 @@ def test_every_so_many_steps_one_is_taken_and_the_last_two_are_kept(tmp_path: Pa
     taken = [step for step in range(101, 136) if autosave.offer(report(step))]
     assert taken == [110, 120, 130]  # 100 steps were done before
     assert run.checkpoints() == run.autosaves() == [120, 130]
-    autosave.clear(until=130)
+    run.remove_autosaves(129)
     assert run.checkpoints() == [130]
-    autosave.clear(until=135)
+    run.remove_autosaves(135)
     assert run.checkpoints() == []
 
 
@@ -43,7 +43,7 @@ def test_what_others_wrote_stays(tmp_path: Path) -> None:
         autosave.offer(report(step))
     assert run.checkpoints() == [100, 110, 120]
     run.save_checkpoint(TrainState(125, {}, {}))
-    autosave.clear(until=125)
+    run.remove_autosaves(125)
     assert run.checkpoints() == [100, 125]
 
 
@@ -57,7 +57,7 @@ def test_those_of_a_killed_program_go_when_two_newer_ones_are_there(tmp_path: Pa
         if autosave.offer(report(step)):
             seen.append(run.checkpoints())
     assert seen == [[50, 60, 300], [60, 70, 300]]  # what lies ahead is not ours to remove
-    autosave.clear(until=70)
+    run.remove_autosaves(69)
     assert run.checkpoints() == [70, 300]
 
 

@@ -1,7 +1,5 @@
 // Numbers and times of runs as a person says them. Knows no page.
 
-/** Between a number and its unit: no line ends there. */
-const GAP = "\u00a0";
 const SIZES = ["B", "KB", "MB", "GB", "TB"];
 
 /** Bytes: 512 B, 1.5 MB. */
@@ -11,7 +9,7 @@ export function bytes(count) {
     value /= 1024;
     size += 1;
   }
-  return `${size ? Number(value.toPrecision(3)) : value}${GAP}${SIZES[size]}`;
+  return `${size ? Number(value.toPrecision(3)) : value} ${SIZES[size]}`;
 }
 
 /** How long ago a time was, both in seconds since 1970; the date where that is weeks. */
@@ -27,7 +25,7 @@ export function ago(time, now) {
 }
 
 export function percent(share) {
-  return `${Math.round(100 * share)}${GAP}%`;
+  return `${Math.round(100 * share)} %`;
 }
 
 export function counted(count, noun) {
@@ -37,7 +35,7 @@ export function counted(count, noun) {
 /** Status in a word, and what it means. */
 export const STATUSES = {
   running: ["Running", "Being trained now."],
-  finished: ["Finished", "Reached the steps asked for."],
+  finished: ["Finished", "Reached the steps asked for, or validation ended it."],
   stopped: ["Stopped", "Ended early. Run the workflow again to go on from there."],
   interrupted: [
     "Interrupted",
@@ -46,13 +44,6 @@ export const STATUSES = {
   failed: ["Failed", "Something went wrong. What was learned until then is kept."],
   damaged: ["Damaged", "Its settings cannot be read, so it is not found again. It can be deleted."],
 };
-
-/** What has become of it, in a sentence or two. */
-export function told({ status, reason }) {
-  const meaning = STATUSES[status]?.[1] ?? "";
-  if (!reason || !["finished", "stopped", "failed"].includes(status)) return meaning;
-  return status === "finished" ? reason : `${reason} ${meaning}`;
-}
 
 /** How far it has come: 120 of 200 steps. */
 export function progress({ step, last_step: last, target, status }) {
@@ -66,7 +57,7 @@ export function results({ accuracy, val_accuracy: value, val_accuracy_low: low, 
   if (typeof accuracy === "number") told.push(`accuracy ${percent(accuracy)}`);
   if (typeof value === "number") {
     const known = typeof low === "number" && typeof high === "number";
-    const interval = known ? ` (${Math.round(100 * low)}${GAP}to${GAP}${percent(high)})` : "";
+    const interval = known ? ` (${Math.round(100 * low)} to ${percent(high)})` : "";
     told.push(`validation ${percent(value)}${interval}`);
   }
   return told.join(", ");

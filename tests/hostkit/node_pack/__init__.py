@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import torch
@@ -11,10 +12,26 @@ from comfy.patcher_extension import WrappersMP, add_wrapper
 CATEGORY = "testing"
 
 
+def run_out_of_memory(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def once(owner: Any, name: str) -> None:
+    """The next call of a method runs out of memory."""
+    real = getattr(owner, name)
+
+    def fail(*args: Any, **options: Any) -> None:
+        setattr(owner, name, real)
+        run_out_of_memory()
+
+    setattr(owner, name, fail)
+
+
 class FailingModel:
     """A MODEL that fails in `times` passes from pass number `first` on, counted from 0.
 
-    It raises as a full card does (`out_of_memory`), or answers with `not_a_number`.
+    It raises as a full card does (`out_of_memory`), or answers with `not_a_number`. Or that pass
+    makes memory run out later, once: in its `backward`, in the next `update` or `checkpoint`.
     """
 
     CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "patch", ("MODEL",)
@@ -24,7 +41,9 @@ class FailingModel:
         return {
             "required": {
                 "model": ("MODEL",),
-                "failure": (["out_of_memory", "not_a_number"],),
+                "failure": (
+                    ["out_of_memory", "not_a_number", "backward", "update", "checkpoint"],
+                ),
                 "first": ("INT", {"default": 0}),
                 "times": ("INT", {"default": 1}),
             }
@@ -40,8 +59,17 @@ class FailingModel:
             if not first <= passes - 1 < first + times:
                 return denoised
             if failure == "out_of_memory":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return denoised * float("nan")
+                run_out_of_memory()
+            if failure == "not_a_number":
+                return denoised * float("nan")
+            if failure == "backward" and denoised.requires_grad:
+                denoised.register_hook(run_out_of_memory)
+            if failure == "update":
+                once(torch.optim.AdamW, "step")
+            if failure == "checkpoint":
+                (module,) = (m for n, m in sys.modules.items() if n.endswith("saving.tensor_file"))
+                once(module._Writer, "write")
+            return denoised
 
         model = model.clone()
         add_wrapper(WrappersMP.APPLY_MODEL, fail, model.model_options, is_model_options=True)
