@@ -28,6 +28,7 @@ from .host.sessions import ranking_requests
 from .host.user import user_of_request
 from .host.waiting import WAITING_ROOM
 from .run_routes import add_run_routes
+from .training_routes import add_training_routes
 
 
 def register_routes() -> None:
@@ -41,6 +42,7 @@ def register_routes() -> None:
         return
     add_routes(server.routes)
     add_run_routes(server.routes)
+    add_training_routes(server.routes)
 
 
 def add_routes(routes: web.RouteTableDef) -> None:

@@ -14,6 +14,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..dpo_core.evaluation.chart import draw_chart
+from ..dpo_core.evaluation.diagnostics import Watch
 from ..dpo_core.evaluation.validation import ValidationSettings, advice, split
 from ..dpo_core.pairs.record import counted
 from ..dpo_core.run import TrainSettings
@@ -27,6 +28,7 @@ from .host.encoding import model_shaped
 from .host.filmstrip import strip_on_node
 from .host.folders import shown
 from .host.lineage import Origin
+from .host.live_metrics import warning
 from .host.lora_keys import read_existing, refuse_if_upstream
 from .host.memory import WHEN_OUT_OF_MEMORY, size_text
 from .host.preview import Preview as PreviewValue
@@ -223,7 +225,7 @@ class TrainStepsNode(io.ComfyNode):
             description="Trains. Stop keeps what was learned; run again to go on from there. The "
             "same training asked for again is found in its run folder.",
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[
                 Trainer.Input(
                     "trainer", tooltip="From Trainer, or from other Train Steps to go on from."
@@ -253,14 +255,15 @@ class TrainStepsNode(io.ComfyNode):
         numbers = {"steps": steps, "min_pairs": min_pairs}
         if problems := [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]:
             raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
-        progress = Progress(steps, cls.hidden.unique_id)
+        progress = Progress(steps, cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
         if len(trainer.dataset.records) < min_pairs:
             wanted = counted(min_pairs, trainer.dataset.noun)
             line = f"{len(trainer.dataset.records)} of {wanted} so far: not training yet."
             progress.say(line, log=True)
             return io.NodeOutput(*[ExecutionBlocker(None)] * 5, ui={"text": [line]})
         trained = train_steps(trainer, steps, progress)
-        line = "\n".join([_summary(trained), *watch_of(trainer, trained.rows).verdict()])
+        watch = watch_of(trainer, trained.rows)
+        line = "\n".join([_summary(trained), *watch.verdict()])
         progress.say(line, log=True)
         images = strip_on_node(trained.trainer)
         return io.NodeOutput(
@@ -269,7 +272,11 @@ class TrainStepsNode(io.ComfyNode):
             loss_map(trained.rows),
             trained.trainer.step,
             _chart(trained),
-            ui={"text": [line], **({"images": images} if images else {})},
+            ui={
+                "text": [line],
+                "dpo_chart": [_shown(trained, watch)],
+                **({"images": images} if images else {}),
+            },
         )
 
 
@@ -397,6 +404,22 @@ def _validated(trained: Trained) -> str:
     if state.stopped:
         line += f" Training stopped early: {state.stalled} validations without progress."
     return line
+
+
+def _workflow(extra: Any) -> str:
+    """The id of the workflow that a prompt was made of; empty if there is none."""
+    workflow = extra.get("workflow") if isinstance(extra, Mapping) else None
+    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
+def _shown(trained: Trained, watch: Watch) -> dict[str, Any]:
+    """What the page's chart shows: it asks for the run's metrics itself."""
+    return {
+        "run": trained.trainer.run.id,
+        "step": trained.trainer.step,
+        "warnings": [warning(finding) for finding in watch.findings],
+    }
 
 
 def _chart(trained: Trained) -> Tensor:

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { chain, edit, loadStyle, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
 import { httpPort, newId } from "./ranking/http_port.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 
@@ -13,13 +14,6 @@ const SHOWN = "dpo_set";
 
 /** What is on the page, by node. */
 const rankings = new Map();
-
-function loadStyle() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./ranking/ranking.css", import.meta.url).href;
-  document.head.append(link);
-}
 
 const http = httpPort((path, options) => api.fetchApi(path, options));
 
@@ -41,6 +35,7 @@ class NodeRanking {
     this.widget.serializeValue = () => ofUser(this.value);
     element.addEventListener("wheel", (event) => this._passWheel(event), { passive: false });
     element.addEventListener("pointerdown", (event) => this._press(event));
+    element.firstElementChild.addEventListener("click", (event) => this._click(event));
     this._follow("mode", (mode) => this.ranking.board.setMode(mode));
     this._follow("pairs_per_group", (n) => this.ranking.board.setPairsPerGroup(Number(n)));
   }
@@ -54,16 +49,15 @@ class NodeRanking {
     };
   }
 
-  // As a change of the graph, so that the page keeps it for the next visit.
   _edit(change) {
-    app.canvas?.emitBeforeChange?.();
-    this._editing = true;
-    try {
-      change();
-    } finally {
-      this._editing = false;
-      app.canvas?.emitAfterChange?.();
-    }
+    edit(() => {
+      this._editing = true;
+      try {
+        change();
+      } finally {
+        this._editing = false;
+      }
+    });
   }
 
   /** A value from a workflow file, undo, or a paste; or our own. */
@@ -101,16 +95,6 @@ class NodeRanking {
     this.ranking.board.setWaiting(waiting);
   }
 
-  /** Undo with Nodes 2.0 leaves the element of the node before it on the page. */
-  remount() {
-    const { element } = this.ranking;
-    if (element.isConnected) return;
-    const old = document.querySelector(
-      `[data-node-id="${CSS.escape(String(this.node.id))}"] [data-dpo-w="${this.name}"]`,
-    );
-    if (old && old !== element) old.replaceWith(element);
-  }
-
   _follow(name, take) {
     const widget = this.node.widgets?.find((one) => one.name === name);
     if (!widget) return;
@@ -129,18 +113,22 @@ class NodeRanking {
     this.ranking.board.setPairsPerGroup(Number(valueOf("pairs_per_group")));
   }
 
-  // The classic canvas does not hear what happens on an element above it.
   _passWheel(event) {
-    if (globalThis.LiteGraph?.vueNodesMode || event.defaultPrevented) return;
     const grid = event.target.closest?.(".dpo-grid");
     const scrolls = grid && grid.scrollHeight > grid.clientHeight + 1;
     if (scrolls && grid.contains(document.activeElement) && !event.ctrlKey) return;
-    event.preventDefault();
-    app.canvas?.processMouseWheel?.(event);
+    passWheel(event);
   }
 
   _press(event) {
     if (event.button === 0) event.stopPropagation();
+  }
+
+  // The classic canvas selects the node of each click and then draws the whole graph again: once is
+  // enough.
+  _click(event) {
+    const selected = app.canvas?.selectedItems;
+    if (selected?.size === 1 && selected.has(this.node)) event.stopPropagation();
   }
 
   remove() {
@@ -158,34 +146,8 @@ function isReference(value) {
   return typeof value?.session === "string" && typeof value?.set_id === "string";
 }
 
-function outputsOf(node) {
-  const graph = node.graph;
-  const isRoot = !graph || graph === app.rootGraph || graph.isRootGraph;
-  return app.nodeOutputs?.[isRoot ? String(node.id) : `${graph.id}:${node.id}`];
-}
-
-/** The node with an execution id such as 5 or, inside subgraphs, 2:1. */
-function nodeOf(executionId) {
-  let graph = app.rootGraph;
-  let node = null;
-  for (const part of String(executionId).split(":")) {
-    node = graph?.getNodeById?.(part) ?? graph?.getNodeById?.(Number(part)) ?? null;
-    graph = node?.subgraph;
-  }
-  return node;
-}
-
 function rankingAt(executionId) {
   return rankings.get(nodeOf(executionId));
-}
-
-function chain(node, name, also) {
-  const before = node[name];
-  node[name] = function (...args) {
-    const result = before?.apply(this, args);
-    also(...args);
-    return result;
-  };
 }
 
 async function showWaiting() {
@@ -208,7 +170,9 @@ function endWaiting(promptId) {
 app.registerExtension({
   name: "dpo.ranking",
 
-  init: loadStyle,
+  init() {
+    loadStyle(new URL("./ranking/ranking.css", import.meta.url).href);
+  },
 
   setup() {
     api.addEventListener("dpo.set", ({ detail }) => {
@@ -247,7 +211,9 @@ app.registerExtension({
     chain(node, "onConfigure", () => {
       made.readSettings();
       made.showKnownSoon();
-      requestAnimationFrame(() => requestAnimationFrame(() => made.remount()));
+      requestAnimationFrame(() =>
+        requestAnimationFrame(() => remount(node, made.ranking.element)),
+      );
     });
     chain(node, "onRemoved", () => made.remove());
   },

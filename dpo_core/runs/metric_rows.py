@@ -69,18 +69,36 @@ def rows_of(
     return rows, int(files[-1].steps[-1])
 
 
-def last_rows(folder: Path) -> list[Row]:
-    """The rows that stand at the end of a run's metrics, as they were written."""
+def last_rows(folder: Path, count: int) -> tuple[list[Row], Row | None]:
+    """What stands at the end of a run's metrics, without reading more of them than that.
+
+    Args:
+        folder: of the run.
+        count: how many rows.
+
+    Returns:
+        the last rows in the order they were written, and the last one of a validation.
+    """
     path = folder / METRICS
     if not within(folder, path):
-        return []
+        return [], None
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - TAIL_BYTES))
-        found = file.read(TAIL_BYTES).split(b"\n")
+        lines = file.read(TAIL_BYTES).split(b"\n")
     if size > TAIL_BYTES:
-        found = found[1:]  # it begins somewhere inside a line
-    return [row for line in found if (row := row_of(line)) is not None]
+        lines = lines[1:]  # it begins somewhere inside a line
+    rows: list[Row] = []
+    validation = None
+    for line in reversed(lines):
+        marked = validation is None and _VALIDATION in line
+        if not marked and len(rows) >= count:
+            continue
+        row = row_of(line)
+        if row is not None:
+            rows[:0] = [row] if len(rows) < count else []
+            validation = row if marked else validation
+    return rows, validation
 
 
 def _lines(folder: Path, until: int | None) -> _Lines:

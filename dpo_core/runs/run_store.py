@@ -229,11 +229,12 @@ def _stamp(folder: Path) -> Stamp:
 
 def _summarised(folder: Path) -> RunSummary:
     files = dict(files_of(folder))
-    content, rows = content_of(folder), last_rows(folder)
+    content = content_of(folder)
+    # Some are of validation alone.
+    rows, validation = last_rows(folder, 2 * RECENT)
     before = continues(content)
     steps = [int(match[1]) for name in files if (match := CHECKPOINT.fullmatch(name))]
     recent = [row["dpo/accuracy"] for row in rows if "dpo/accuracy" in row][-RECENT:]
-    validations = [row for row in rows if "dpo/val_accuracy" in row]
     return RunSummary(
         id=folder.name,
         is_readable=run_id(content) == folder.name,
@@ -244,7 +245,7 @@ def _summarised(folder: Path) -> RunSummary:
         changed=max([facts.st_mtime for facts in files.values()] + [folder.lstat().st_mtime]),
         size=sum(facts.st_size for facts in files.values()),
         accuracy=sum(recent) / len(recent) if recent else None,
-        validation=validations[-1] if validations else {},
+        validation=validation or {},
         pictures=pictures_of(folder),
     )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
@@ -17,11 +19,19 @@ class Progress:
     Args:
         total: steps in all.
         node_id: the node's execution id.
+        workflow: id of the workflow that the node is in; empty if not known.
     """
 
-    def __init__(self, total: int, node_id: str | None) -> None:
+    def __init__(self, total: int, node_id: str | None, workflow: str = "") -> None:
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self.total, self._node = total, node_id
+        context = get_executing_context()
+        self.place = {
+            "node": node_id or "",
+            "prompt_id": "" if context is None else context.prompt_id,
+            "workflow": workflow,
+        }
+        """What the page knows the node by: node ids alone are the same in many workflows."""
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
         self._bar.update_absolute(done, self.total)
@@ -47,10 +57,13 @@ class Progress:
     def warn(self, text: str, serious: bool) -> None:
         """Tells the person in a corner of the page, and in the console."""
         logging.warning("DPO: %s", text)
+        self.send("dpo.warning", {"node": self._node, "text": text, "serious": serious})
+
+    def send(self, event: str, data: dict[str, Any]) -> None:
+        """Sends an event to the page that asked for this training. Never waits for it."""
         server = getattr(PromptServer, "instance", None)
         if server is not None and server.client_id is not None:
-            told = {"node": self._node, "text": text, "serious": serious}
-            server.send_sync("dpo.warning", told, server.client_id)
+            server.send_sync(event, data, server.client_id)
 
     def say(self, text: str, log: bool = False) -> None:
         """Shows a line on the node; with ``log`` also in the console."""

@@ -24,6 +24,7 @@ from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .filmstrip import begun_previews
 from .injection import TrainedModel
+from .live_metrics import LiveMetrics
 from .memory import FP32, activation_memory, advice, ran_out, stepped_down
 from .progress import Progress
 from .rescue import check_room, keep, on_disk_only, poll, reason, save_end, save_unsaved
@@ -121,7 +122,10 @@ def _train(now: Standing, target: int, progress: Progress, said: list[str]) -> S
     trainer, last = now.trainer, _Last(now.state)
     while True:
         try:
-            _run(trainer, target, progress, last)
+            with LiveMetrics(
+                progress.send, progress.place, trainer.run.id, trainer.step, target
+            ) as live:
+                _run(trainer, target, progress, live, last)
             state = last.state()
             assert state is not None
             save_end(trainer.run, state)
@@ -242,11 +246,14 @@ def _bar(progress: Progress, target: int) -> Observer:
     return observe
 
 
-def _warnings(trainer: Trainer, progress: Progress) -> Observer:
+def _warnings(trainer: Trainer, progress: Progress, live: LiveMetrics) -> Observer:
     watch = watch_of(trainer, trainer.run.history(trainer.step))
+    for finding in watch.findings:
+        live.warn(finding)
 
     def observe(report: StepReport) -> None:
         for finding in watch.take({"step": report.step, **_finite(report.metrics)}):
+            live.warn(finding)
             progress.warn(finding.text, finding.serious)
 
     return observe
@@ -289,13 +296,16 @@ class _Rows:
             self._warned = True
 
 
-def _run(trainer: Trainer, target: int, progress: Progress, last: _Last) -> None:
+def _run(
+    trainer: Trainer, target: int, progress: Progress, live: LiveMetrics, last: _Last
+) -> None:
     """Trains.
 
     Args:
         trainer: at the step of ``last``.
         target: step to reach.
         progress: is told of every step.
+        live: likewise, and of what is measured before the first.
         last: where training stands; follows it.
     """
     existing, start = trainer.origin.existing, last.state()
@@ -322,7 +332,8 @@ def _run(trainer: Trainer, target: int, progress: Progress, last: _Last) -> None
         of_reports: list[Observer] = [
             _Rows(trainer.run, progress),
             lambda report: events.add(report.step, report.metrics),
-            _warnings(trainer, progress),
+            _warnings(trainer, progress, live),
+            live,  # after the others: what is on its way to the page is on disk
         ]
         # Told of steps done, and not of what is measured before the first.
         of_steps: list[Observer] = [

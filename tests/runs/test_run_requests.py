@@ -157,15 +157,15 @@ def test_foreign_and_damaged_folders_do_not_break_the_list(shelf: Shelf) -> None
     assert shelf.ask.metrics("cd" * 10, {})["rows"] == [{"step": 3}]
 
 
-def test_five_hundred_runs_are_listed_from_memory_unless_they_change(
+def test_many_runs_are_listed_from_memory_unless_they_change(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [shelf.add(seed=seed, steps=1) for seed in range(500)]
-    assert len(shelf.ask.runs()["runs"]) == 500
+    runs = [shelf.add(seed=seed, steps=1) for seed in range(60)]
+    assert len(shelf.ask.runs()["runs"]) == 60
     read: list[str] = []
     real = RunFolder.at
     monkeypatch.setattr(RunFolder, "at", lambda path: read.append(path.name) or real(path))
-    assert len(shelf.ask.runs()["runs"]) == 500
+    assert len(shelf.ask.runs()["runs"]) == 60
     assert read == []
     runs[7].append_metrics(2, {"loss/dpo": 1.0})
     assert shelf.told(runs[7])["last_step"] == 2

@@ -59,7 +59,7 @@ def test_runs_are_listed_found_and_shown_in_full(
     tab.button("Read the list again").click()
     expect(tab.row("warm_skies")).to_be_visible()
     assert tab.titles()[0] == "warm_skies_00001" and len(tab.titles()) == 3
-    row = tab.row("warm_skies").inner_text()
+    row = tab.row("warm_skies").inner_text().replace("\xa0", " ")
     assert "Finished" in row and "40 steps, 24 pairs, sigmoid" in row
     assert "validation 83 % (63 to 98 %)" in row
     assert "60 of 90 steps, 3 pairs" in tab.row("crisp").inner_text()
@@ -83,7 +83,8 @@ def test_runs_are_listed_found_and_shown_in_full(
 
     tab.row("crisp").click()
     detail = tab.detail
-    expect(detail.get_by_text(f"Out of room. {HOSTILE}")).to_be_visible()
+    expect(detail.get_by_text(f"Out of room. {HOSTILE} Something")).to_be_visible()
+    front_end.screenshot("runs_failed_light")
     assert "60 of 90 steps · 3 pairs" in detail.locator(".dpo-run-facts").inner_text()
     expect(detail.get_by_text("loras/panel/crisp_00001_.safetensors")).to_be_visible()
     expect(detail.get_by_text(str(second.path), exact=True)).to_be_visible()
@@ -97,7 +98,7 @@ def test_runs_are_listed_found_and_shown_in_full(
     expect(plot).to_have_attribute("aria-valuemin", "1")
     front_end.screenshot("runs_detail_light")
 
-    detail.get_by_role("button", name="Goes on at step 40 from warm_skies").click()
+    detail.get_by_role("button", name="Goes on from step 40 of warm_skies").click()
     expect(detail.locator("h3")).to_have_text("warm_skies_00001")
     expect(detail.locator("figure")).to_have_count(3)
     expect(detail.get_by_role("img", name="Step 20: a <b>lake</b>")).to_be_visible()
@@ -248,6 +249,7 @@ def test_deleting_asks_first_and_is_done_by_keyboard(
     dialog = page.get_by_role("dialog", name="Delete a run")
     expect(dialog).to_contain_text("Its LoRA files are kept.")
     expect(dialog).to_contain_text("1 run goes on from it")
+    expect(dialog.get_by_role("listitem")).to_contain_text("newer_00001")
     front_end.screenshot("runs_delete_dark")
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Escape")

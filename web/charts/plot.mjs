@@ -8,6 +8,7 @@ import {
   padded,
   shortNumber,
   thinned,
+  tickNumber,
   ticks,
   valueAt,
 } from "./series.mjs";
@@ -16,10 +17,10 @@ const FONT = "10px system-ui, sans-serif";
 const BOLD = "600 11px system-ui, sans-serif";
 const GUTTER = 40;
 const [HEAD, FOOT, RIGHT] = [35, 16, 8];
-const LEAST_PANEL = [190, 96];
+const LEAST_PANEL = [120, 96];
 /** Wider than this, panels are put beside each other. */
 const WIDEST_PANEL = 460;
-const SUMMARY_MS = 4000;
+const SUMMARY_MS = 2000;
 /** Of noisy curves, the share of values at either end that need not fit in. */
 const WILD = 0.01;
 
@@ -134,23 +135,23 @@ export class Plot {
     this._read(place < 0 ? null : steps[place]);
   }
 
-  /** Every step at which the first run, or else another, knows something. */
+  /** Every step at which something is known. */
   _steps() {
-    const run = this._runs.find(({ curves }) => curves.last >= 0);
-    if (!run) return [];
-    const { curves } = run;
-    if (this._stepsOf?.curves === curves && this._stepsOf.version === curves.version) {
-      return this._stepsOf.steps;
-    }
-    const all = new Set(curves.metrics.flatMap((metric) => [...curves.series(metric).steps]));
-    const steps = [...all].sort((a, b) => a - b);
-    this._stepsOf = { curves, version: curves.version, steps };
+    const key = this._runs.map(({ curves }) => curves);
+    const versions = key.map(({ version }) => version).join();
+    const known = this._stepsKnown;
+    const same = known?.versions === versions && key.every((one, i) => one === known.key[i]);
+    if (same && key.length === known.key.length) return known.steps;
+    const all = key.flatMap((curves) => curves.metrics.map((metric) => curves.series(metric).steps));
+    const steps = [...new Set(all.flatMap((some) => [...some]))].sort((a, b) => a - b);
+    this._stepsKnown = { key, versions, steps };
     return steps;
   }
 
   _read(step) {
     if (step === this._step) return;
     this._step = step;
+    this._tell();
     this.draw();
   }
 
@@ -186,7 +187,7 @@ export class Plot {
     const { first, last } = this._span();
     this._boxes = this._layOut(width, height, first, last);
     for (const box of this._boxes) this._drawPanel(pen, box);
-    this._tell(first, last);
+    this._tell();
   }
 
   /** The canvas, cleared, as sharp as the screen and the zoom of the page ask for. */
@@ -218,8 +219,8 @@ export class Plot {
   _span() {
     const known = this._runs.filter(({ curves }) => curves.last >= 0);
     const first = Math.min(...known.map(({ curves }) => curves.first));
-    const last = Math.max(this._target ?? 0, ...known.map(({ curves }) => curves.last));
-    return { first, last: Math.max(last, first + 1) };
+    const last = Math.max(...known.map(({ curves }) => curves.last));
+    return { first, last: Math.max(first + 1, ahead(first, last, this._target)) };
   }
 
   _layOut(width, height, first, last) {
@@ -337,7 +338,7 @@ export class Plot {
   }
 
   _format(panel, value) {
-    return panel.format ? panel.format(value) : shortNumber(value);
+    return panel.format ? panel.format(value) : shortNumber(value, panel.digits);
   }
 
   _sample(pen, curve, x, y) {
@@ -365,11 +366,13 @@ export class Plot {
     const { panel, first, last, left, right, bottom } = box;
     pen.lineWidth = 1;
     pen.textAlign = "right";
-    const count = Math.max(3, Math.round((bottom - box.top) / 34));
-    for (const value of ticks(scale.low, scale.high, count)) {
+    const count = Math.max(bottom - box.top > 60 ? 3 : 2, Math.round((bottom - box.top) / 34));
+    const found = ticks(scale.low, scale.high, count);
+    for (const value of found) {
       const y = Math.round(place(0, value)[1]) + 0.5;
       line(pen, [left, y], [right, y], this._ink.line);
-      this._text(pen, this._format(panel, value), left - 4, y, this._ink.dim);
+      const text = panel.format ? panel.format(value) : tickNumber(value, found);
+      this._text(pen, text, left - 4, y, this._ink.dim);
     }
     if (panel.line !== undefined && panel.line > scale.low && panel.line < scale.high) {
       const y = Math.round(place(0, panel.line)[1]) + 0.5;
@@ -466,7 +469,9 @@ export class Plot {
 
   // For those who do not see it
 
-  _tell(first, last) {
+  _tell() {
+    if (!this._known()) return;
+    const { first, last } = this._span();
     const step = this._step ?? this._runs.find(({ curves }) => curves.last >= 0).curves.last;
     const field = this._field;
     field.setAttribute("aria-valuemin", first);
@@ -489,7 +494,7 @@ export class Plot {
   /** What the chosen panels show as a whole, in words. */
   summary() {
     const told = this._inWords(
-      ({ steps, values }) => (steps.length ? [values[0], values.at(-1)] : undefined),
+      ({ values }) => (values.length ? [values[0], values.at(-1)] : undefined),
       ([from, to], format) => `from ${format(from)} to ${format(to)}`,
     );
     const marks = this._runs.flatMap(({ marks: all = [] }) => all);
@@ -502,7 +507,7 @@ export class Plot {
       for (const [run, { curves, name }] of this._runs.entries()) {
         for (const curve of panel.curves) {
           const found = find(this._curve(panel, curve, curves, run, name).smooth);
-          if (!found && found !== 0) continue;
+          if (found === undefined) continue;
           const of = [panel.title.toLowerCase(), panel.curves.length > 1 && curve.name, run && name];
           told.push(`${of.filter(Boolean).join(", ")} ${say(found, (v) => this._format(panel, v))}`);
         }
@@ -520,6 +525,14 @@ export function columnsFor(count, width, height) {
   // A last row with holes is filled where that costs no row.
   const rows = Math.ceil(count / columns);
   return Math.ceil(count / rows);
+}
+
+/** The step at the right edge: the way ahead is shown, but what is known has at least half. */
+export function ahead(first, last, target) {
+  if (target === null || target <= last) return last;
+  let room = 10;
+  while (first + room < last) room *= 2;
+  return Math.min(target, first + room);
 }
 
 function scaleOf(panel, drawn) {

@@ -164,8 +164,9 @@ export function bounds(lists, trim = 0) {
 
 /** Bounds with a little room around them; a constant is a line through the middle. */
 export function padded({ low, high }, share = 0.06) {
-  if (low === high) {
-    const room = Math.abs(low) || 1;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low <= 1e-9 * size) {
+    const room = size || 1;
     return { low: low - room, high: high + room };
   }
   const room = share * (high - low);
@@ -198,7 +199,7 @@ export function valueAt({ steps, values }, step) {
 
 /** Round numbers within bounds, about `count` of them. */
 export function ticks(low, high, count) {
-  if (!(high > low)) return [];
+  if (!(high - low > 1e-12 * Math.max(Math.abs(low), Math.abs(high)))) return [];
   const rough = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(rough));
   const unit = [1, 2, 5, 10].find((one) => one * power >= rough) * power;
@@ -209,14 +210,22 @@ export function ticks(low, high, count) {
   return found;
 }
 
+/** A tick's number with the digits that tell it from its neighbours. */
+export function tickNumber(value, all) {
+  const unit = all.length > 1 ? all[1] - all[0] : Math.abs(value);
+  const size = Math.max(...all.map(Math.abs));
+  if (value === 0 || size >= 1e5 || unit < 1e-4) return shortNumber(value);
+  return value.toFixed(Math.max(0, -Math.floor(Math.log10(unit) + 1e-9)));
+}
+
 /** A number as short as it can be read: 0.693, 1250, 2.1e-5. */
-export function shortNumber(value) {
+export function shortNumber(value, digits = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e5 || size < 1e-3) {
     return value.toExponential(1).replace(".0e", "e").replace("e+", "e");
   }
-  return String(Number(value.toPrecision(3)));
+  return String(Number(value.toPrecision(digits)));
 }
 
 /** Seconds as a person says them: 45 s, 3 min, 1 h 20 min, 2 d 3 h. */

@@ -310,7 +310,7 @@ export class Board {
     const restored = (struck.strikes ?? []).map((one) => this._seen.get(one)).filter(Boolean);
     const entry = { op: "undo", id: this.newId(), target: id, restored };
     this.undone.push({ id: entry.id, vote: struck });
-    this._forgetDraft();
+    this._dropDraft();
     this._send(entry);
   }
 
@@ -322,7 +322,7 @@ export class Board {
     }
     const last = this.undone.pop();
     if (!last) return;
-    this._forgetDraft();
+    this._dropDraft();
     this._send({ op: "undo", id: this.newId(), target: last.id, restored: [last.vote] });
   }
 
@@ -371,7 +371,7 @@ export class Board {
 
   _cast(fields) {
     this.undone = [];
-    this._forgetDraft();
+    this._dropDraft();
     this._send({ op: "vote", vote: vote(this.newId, this.set.set_id, fields) });
   }
 
@@ -402,7 +402,7 @@ export class Board {
       if (isSame(entry.reference, this.reference)) this._take(answer.body);
       this._count(answer.body);
       this.port.valueChanged(this._valueOf(answer.body));
-      this._changed();
+      if (this.outbox.length) this._changed();
     }
     this._sending = false;
     this._changed();
@@ -456,8 +456,14 @@ export class Board {
   }
 
   _forgetDraft() {
-    this.draft = begin(FIRST_DRAFT[this.mode]);
+    this._dropDraft();
     this._changed();
+  }
+
+  // For those who tell of the change themselves: each telling draws the page.
+  _dropDraft() {
+    this.draft = begin(FIRST_DRAFT[this.mode]);
+    this._model = null;
   }
 
   _changed() {

@@ -1,5 +1,7 @@
 // Numbers and times of runs as a person says them. Knows no page.
 
+/** Between a number and its unit: no line ends there. */
+const GAP = "\u00a0";
 const SIZES = ["B", "KB", "MB", "GB", "TB"];
 
 /** Bytes: 512 B, 1.5 MB. */
@@ -9,7 +11,7 @@ export function bytes(count) {
     value /= 1024;
     size += 1;
   }
-  return `${size ? Number(value.toPrecision(3)) : value} ${SIZES[size]}`;
+  return `${size ? Number(value.toPrecision(3)) : value}${GAP}${SIZES[size]}`;
 }
 
 /** How long ago a time was, both in seconds since 1970; the date where that is weeks. */
@@ -25,7 +27,7 @@ export function ago(time, now) {
 }
 
 export function percent(share) {
-  return `${Math.round(100 * share)} %`;
+  return `${Math.round(100 * share)}${GAP}%`;
 }
 
 export function counted(count, noun) {
@@ -35,7 +37,7 @@ export function counted(count, noun) {
 /** Status in a word, and what it means. */
 export const STATUSES = {
   running: ["Running", "Being trained now."],
-  finished: ["Finished", "Reached the steps asked for, or validation ended it."],
+  finished: ["Finished", "Reached the steps asked for."],
   stopped: ["Stopped", "Ended early. Run the workflow again to go on from there."],
   interrupted: [
     "Interrupted",
@@ -44,6 +46,13 @@ export const STATUSES = {
   failed: ["Failed", "Something went wrong. What was learned until then is kept."],
   damaged: ["Damaged", "Its settings cannot be read, so it is not found again. It can be deleted."],
 };
+
+/** What has become of it, in a sentence or two. */
+export function told({ status, reason }) {
+  const meaning = STATUSES[status]?.[1] ?? "";
+  if (!reason || !["finished", "stopped", "failed"].includes(status)) return meaning;
+  return status === "finished" ? reason : `${reason} ${meaning}`;
+}
 
 /** How far it has come: 120 of 200 steps. */
 export function progress({ step, last_step: last, target, status }) {
@@ -57,7 +66,7 @@ export function results({ accuracy, val_accuracy: value, val_accuracy_low: low, 
   if (typeof accuracy === "number") told.push(`accuracy ${percent(accuracy)}`);
   if (typeof value === "number") {
     const known = typeof low === "number" && typeof high === "number";
-    const interval = known ? ` (${Math.round(100 * low)} to ${percent(high)})` : "";
+    const interval = known ? ` (${Math.round(100 * low)}${GAP}to${GAP}${percent(high)})` : "";
     told.push(`validation ${percent(value)}${interval}`);
   }
   return told.join(", ");

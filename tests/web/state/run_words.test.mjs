@@ -1,16 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ago, bytes, counted, percent, progress, results } from "../../../web/runs/words.mjs";
+import { ago, bytes, counted, percent, progress, results, told } from "../../../web/runs/words.mjs";
+
+const plain = (text) => text.replaceAll("\u00a0", " ");
 
 test("bytes are as short as they can be read", () => {
-  assert.equal(bytes(0), "0 B");
-  assert.equal(bytes(998), "998 B");
-  assert.equal(bytes(1024), "1 KB");
-  assert.equal(bytes(1.5 * 1024 ** 2), "1.5 MB");
-  assert.equal(bytes(1000 * 1024 ** 2), "0.977 GB");
-  assert.equal(bytes(1.8 * 1024 ** 3), "1.8 GB");
-  assert.equal(bytes(5000 * 1024 ** 4), "5000 TB");
+  assert.equal(plain(bytes(0)), "0 B");
+  assert.equal(plain(bytes(998)), "998 B");
+  assert.equal(plain(bytes(1024)), "1 KB");
+  assert.equal(plain(bytes(1.5 * 1024 ** 2)), "1.5 MB");
+  assert.equal(plain(bytes(1000 * 1024 ** 2)), "0.977 GB");
+  assert.equal(plain(bytes(1.8 * 1024 ** 3)), "1.8 GB");
+  assert.equal(plain(bytes(5000 * 1024 ** 4)), "5000 TB");
 });
 
 test("times are told from now, and as dates where that is weeks", () => {
@@ -33,12 +35,22 @@ test("progress names the target only while it is ahead", () => {
 
 test("results are those that were measured", () => {
   assert.equal(results({ accuracy: null, val_accuracy: null }), "");
-  assert.equal(results({ accuracy: 0 }), "accuracy 0 %");
+  assert.equal(plain(results({ accuracy: 0 })), "accuracy 0 %");
   assert.equal(
-    results({ accuracy: 0.834, val_accuracy: 0.75, val_accuracy_low: 0.5, val_accuracy_high: 0.9 }),
+    plain(
+      results({ accuracy: 0.834, val_accuracy: 0.75, val_accuracy_low: 0.5, val_accuracy_high: 0.9 }),
+    ),
     "accuracy 83 %, validation 75 % (50 to 90 %)",
   );
-  assert.equal(percent(1), "100 %");
+  assert.equal(plain(percent(1)), "100 %");
   assert.equal(counted(1, "pair"), "1 pair");
   assert.equal(counted(2, "pair"), "2 pairs");
+});
+
+test("what became of a run comes with the reason, where there is one", () => {
+  assert.equal(told({ status: "finished", reason: "" }), "Reached the steps asked for.");
+  assert.equal(told({ status: "finished", reason: "No progress." }), "No progress.");
+  assert.match(told({ status: "failed", reason: "Out of room." }), /^Out of room. Something went/);
+  assert.equal(told({ status: "running", reason: "of old" }), "Being trained now.");
+  assert.equal(told({ status: "unheard of" }), "");
 });

@@ -10,6 +10,7 @@ import {
   shortNumber,
   smoothed,
   thinned,
+  tickNumber,
   ticks,
   valueAt,
 } from "../../../web/charts/series.mjs";
@@ -97,6 +98,8 @@ test("bounds hold everything, or all but the wildest", () => {
   assert.deepEqual(bounds([[1, 50]], 0.01), { low: 1, high: 50 });
   assert.deepEqual(padded({ low: 2, high: 2 }), { low: 0, high: 4 });
   assert.deepEqual(padded({ low: 0, high: 0 }), { low: -1, high: 1 });
+  const rounded = padded({ low: 0.6 - 1e-16, high: 0.6 });
+  assert.ok(rounded.high - rounded.low > 1);
   assert.deepEqual(padded({ low: 0, high: 10 }, 0.1), { low: -1, high: 11 });
 });
 
@@ -117,11 +120,20 @@ test("ticks are round numbers within bounds", () => {
   assert.deepEqual(ticks(0.31, 0.74, 3), [0.4, 0.6]);
   assert.deepEqual(ticks(-3e-5, 2e-5, 2), [0]);
   assert.deepEqual(ticks(1, 1, 3), []);
+  assert.deepEqual(ticks(0.6, 0.6 + 1e-15, 3), []);
+});
+
+test("numbers at ticks differ", () => {
+  const written = (all) => all.map((value) => tickNumber(value, all));
+  assert.deepEqual(written([0.9985, 0.999, 0.9995, 1]), ["0.9985", "0.9990", "0.9995", "1.0000"]);
+  assert.deepEqual(written([0, 0.5, 1]), ["0", "0.5", "1.0"]);
+  assert.deepEqual(written([0, 1e-5, 2e-5]), ["0", "1e-5", "2e-5"]);
+  assert.deepEqual(written([0.4]), ["0.4"]);
 });
 
 test("numbers and times are short", () => {
   assert.deepEqual(
-    [0, 0.69314, 1250.4, 0.000021, -0.00005, 123456, 12].map(shortNumber),
+    [0, 0.69314, 1250.4, 0.000021, -0.00005, 123456, 12].map((value) => shortNumber(value)),
     ["0", "0.693", "1250", "2.1e-5", "-5e-5", "1.2e5", "12"],
   );
   assert.deepEqual(

@@ -39,8 +39,16 @@ export class GridView {
       return tile;
     });
     this.element.replaceChildren(...this.tiles.map((tile) => tile.element));
-    if (this.tiles.length) this.tiles[0].button.tabIndex = 0;
+    this._tabStop = null;
+    if (this.tiles.length) this._setTabStop(this.tiles[0]);
     this._lay();
+  }
+
+  _setTabStop(tile) {
+    if (tile === this._tabStop) return;
+    if (this._tabStop) this._tabStop.button.tabIndex = -1;
+    tile.button.tabIndex = 0;
+    this._tabStop = tile;
   }
 
   /** Only the order changes; the focus stays on its picture. */
@@ -63,7 +71,7 @@ export class GridView {
   }
 
   focus(id) {
-    const tile = this.tile(id) ?? this.tiles.find((one) => one.button.tabIndex === 0);
+    const tile = this.tile(id) ?? this._tabStop;
     tile?.button.focus({ preventScroll: true });
     tile?.element.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
@@ -88,7 +96,7 @@ export class GridView {
   _pointAt(target, focused = false) {
     const tile = this.tiles.find((one) => one.element.contains(target));
     if (!tile) return;
-    if (focused) for (const one of this.tiles) one.button.tabIndex = one === tile ? 0 : -1;
+    if (focused) this._setTabStop(tile);
     this._onPoint(tile.id);
   }
 

@@ -71,6 +71,11 @@ export class Tile {
    * @param {string} mark picked, out, good, bad or ""
    */
   show({ place = "", badge, mark = "", told = "", pressed = false }) {
+    // Of many tiles few change with a click: the others are not touched.
+    const shown = [place, badge?.text, badge?.role, badge?.open, badge?.told, mark, told, pressed];
+    const text = shown.join("\n");
+    if (text === this._shown) return;
+    this._shown = text;
     setText(this.place, place);
     setText(this.badge, badge?.text ?? "");
     setData(this.badge, "role", badge?.role);

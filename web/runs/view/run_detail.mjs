@@ -3,7 +3,7 @@
 import { Curves } from "../../charts/series.mjs";
 import { Plot } from "../../charts/plot.mjs";
 import { button, el, setData, setHidden, setText } from "../../element.mjs";
-import { ago, bytes, counted, progress, results, STATUSES } from "../words.mjs";
+import { ago, bytes, counted, progress, results, STATUSES, told } from "../words.mjs";
 
 const MOST_ROWS = 2000;
 
@@ -120,13 +120,11 @@ export class RunDetail {
   }
 
   _head(run) {
-    const [word, meaning] = STATUSES[run.status] ?? [run.status, ""];
+    const [word] = STATUSES[run.status] ?? [run.status];
     setText(this._title, run.title);
     setText(this._status, word);
     setData(this._status, "status", run.status);
-    const reason = run.reason ?? this.detail?.reason;
-    const ended = ["failed", "stopped", "finished"].includes(run.status);
-    setText(this._meaning, ended && reason ? `${meaning} ${reason}` : meaning);
+    setText(this._meaning, told({ status: run.status, reason: run.reason ?? this.detail?.reason }));
     const facts = [progress(run), run.pairs ? counted(run.pairs, run.noun) : "", results(run)];
     if (run.model && run.model !== run.title) facts.push(run.model);
     facts.push(ago(run.changed, this.port.now()), run.bytes ? bytes(run.bytes) : "");
@@ -218,12 +216,12 @@ export class RunDetail {
     if (!loras.length) return null;
     const lines = loras.toReversed().map((lora) => {
       const gone = lora.bytes === null;
-      const told = `step ${lora.step}, ${gone ? "not there any more" : bytes(lora.bytes)}`;
+      const facts = `step ${lora.step}, ${gone ? "not there any more" : bytes(lora.bytes)}`;
       return el(
         "li",
         { className: gone ? "dpo-run-dim" : "" },
         el("span", { className: "dpo-run-file", textContent: lora.file }),
-        el("span", { className: "dpo-run-dim", textContent: told }),
+        el("span", { className: "dpo-run-dim", textContent: facts }),
       );
     });
     return section("LoRAs", el("ul", { className: "dpo-run-list" }, ...lines));
@@ -231,14 +229,20 @@ export class RunDetail {
 
   _lineage({ continues, continued_by: after }) {
     const links = [];
-    const link = (id, text) =>
-      el("li", {}, button({ label: `${text} ${this._named(id)}`, text: `${text} ${this._named(id)}`, className: "dpo-quiet", onclick: () => this.on.open(id) }));
-    if (continues) links.push(link(continues.id, `Goes on at step ${continues.step} from`));
-    for (const id of after) links.push(link(id, "Gone on from by"));
+    const link = (id, text) => {
+      const onclick = () => this.on.open(id);
+      return el("li", {}, button({ label: text, text, className: "dpo-quiet", onclick }));
+    };
+    if (continues) {
+      const { id, step } = continues;
+      links.push(link(id, `Goes on from step ${step} of ${this.named(id)}`));
+    }
+    for (const id of after) links.push(link(id, `Continued by ${this.named(id)}`));
     return links.length ? section("Before and after", el("ul", { className: "dpo-run-list" }, ...links)) : null;
   }
 
-  _named(id) {
+  /** A run as a person knows it. */
+  named(id) {
     const run = this.on.list().find((one) => one.id === id);
     return run ? `${run.title} (${id.slice(0, 6)})` : `${id.slice(0, 6)}, which is not there any more`;
   }

@@ -225,7 +225,7 @@ export class RunsPanel {
   }
 
   async _remove(detail) {
-    if (!detail || !(await askToDelete(detail, this.port))) return;
+    if (!detail || !(await askToDelete(detail, this.port, (id) => this.detail.named(id)))) return;
     const next = this.list.neighbour(detail.id);
     this.list.drop(detail.id);
     this._show();
