@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...dpo_core.training.dataset import tensor_digest
 
-SAMPLES = 256
+RUNS, RUN = 4, 64
+"""A tensor is known by so many runs of so many numbers. Runs, because every place in a file that is
+read in as it is needed costs a page."""
+SPOTS = 64
+"""Weights looked at every time, in case something has changed the loaded model in place."""
+PATCH_SETS = 64
 _weights: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""By model, which this does not keep."""
+_patch_digests: OrderedDict[Any, str] = OrderedDict()
+"""Of the sets of patches seen last: a merge brings all weights of a second model."""
 
 
 def model_identity(patcher: ModelPatcher) -> dict[str, Any]:
@@ -24,7 +34,7 @@ def model_identity(patcher: ModelPatcher) -> dict[str, Any]:
     sampling = patcher.get_model_object("model_sampling")
     return {
         "kind": type(model).__name__,
-        "weights": _weights[model],
+        "weights": f"{_weights[model]}:{_spots(patcher)}",
         "dtype": str(model.get_dtype()),
         "compute_dtype": str(model.get_dtype_inference()),
         "patches": _patches(patcher),
@@ -63,22 +73,62 @@ def _sampled_weights(patcher: ModelPatcher) -> str:
     return digest.hexdigest()
 
 
+def _spots(patcher: ModelPatcher) -> str:
+    """Digest of some of the weights as they are in memory, upstream patches apart.
+
+    A file may have been written over since the model was loaded from it.
+    """
+    names = [
+        name for name, weight in patcher.model.diffusion_model.named_parameters()
+        if type(weight) in (Tensor, nn.Parameter) and weight.dtype in _PLAIN
+    ]
+    digest = blake2b(digest_size=8)
+    for name in names[:: max(1, len(names) // SPOTS)]:
+        backup = patcher.backup.get(f"diffusion_model.{name}")
+        weight = patcher.model.diffusion_model.get_parameter(name)
+        digest.update(name.encode())
+        digest.update(_sample(weight if backup is None else backup.weight).encode())
+    return digest.hexdigest()
+
+
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
 def _patches(patcher: ModelPatcher) -> str:
+    """Digest of what is applied to the weights; the host draws its id anew with every change."""
+    key = (patcher.patches_uuid, sum(map(len, patcher.patches.values())))
+    if key not in _patch_digests:
+        _patch_digests[key] = _patch_digest(patcher)
+        while len(_patch_digests) > PATCH_SETS:
+            _patch_digests.popitem(last=False)
+    return _patch_digests[key]
+
+
+def _patch_digest(patcher: ModelPatcher) -> str:
     digest = blake2b(digest_size=16)
     for key in sorted(patcher.patches, key=str):
         for strength, patch, strength_model, offset, _ in patcher.patches[key]:
             digest.update(f"{key}:{strength}:{strength_model}:{offset}".encode())
-            content = getattr(patch, "weights", patch)
-            for value in content if isinstance(content, (tuple, list)) else [content]:
-                text = _sample(value) if isinstance(value, Tensor) else repr(value)
-                digest.update(text.encode())
+            digest.update(_content(patch).encode())
     return digest.hexdigest()
+
+
+def _content(patch: Any) -> str:
+    patch = getattr(patch, "weights", patch)
+    if isinstance(patch, Tensor):
+        return _sample(patch)
+    if isinstance(patch, (tuple, list)):
+        return f"({','.join(map(_content, patch))})"
+    return repr(patch)
 
 
 def _sample(tensor: Tensor) -> str:
     flat = tensor.detach().reshape(-1)
-    stride = max(1, flat.numel() // SAMPLES)
-    return f"{tuple(tensor.shape)}{tensor_digest(flat[::stride].float())}"
+    if flat.numel() > RUNS * RUN:
+        last = flat.numel() - RUN
+        begins = [last * i // (RUNS - 1) for i in range(RUNS)]
+        flat = torch.cat([flat[begin : begin + RUN] for begin in begins])
+    return f"{tuple(tensor.shape)}{tensor_digest(flat.float())}"
 
 
 def _described(value: Any, depth: int = 0) -> Any:

@@ -37,6 +37,17 @@ def _same_pairs(one: RunFolder, other: RunFolder) -> bool:
     return all(one.content[name] == other.content[name] for name in ("pairs", "held_out"))
 
 
+def _last_readable(run: RunFolder) -> int | None:
+    """The last step whose checkpoint is not damaged; None if there is none."""
+    for step in reversed(run.checkpoints()):
+        try:
+            run.load_checkpoint(step)
+        except OSError:
+            continue
+        return step
+    return None
+
+
 def started_over(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
     """A fresh start, which is from then on what the collection goes on from."""
     starts = {run.content.get("restart", 0): run for run in _relatives(fresh)
@@ -66,10 +77,14 @@ def in_lineage(fresh: RunFolder, origin: Origin) -> tuple[RunFolder, Origin]:
         return fresh, origin
     same = [run for run in furthest if _same_pairs(run, fresh)]
     # By id where the steps are equal: which one it is must not depend on the file system.
-    last = max(same or furthest, key=lambda run: (furthest[run], run.id))
+    ranked = sorted(same or furthest, key=lambda run: (furthest[run], run.id), reverse=True)
+    last = ranked[0]
     if not same:
-        origin = replace(origin, run=last, step=furthest[last])
-        return RunFolder(root, content | {"continues": [last.id, furthest[last]]}), origin
+        for run in ranked:
+            if (step := _last_readable(run)) is not None:
+                origin = replace(origin, run=run, step=step)
+                return RunFolder(root, content | {"continues": [run.id, step]}), origin
+        return RunFolder(root, content), origin
     if last.content["continues"]:
         parent, step = last.content["continues"]
         origin = replace(origin, run=RunFolder.at(root / parent), step=step)

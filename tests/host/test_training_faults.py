@@ -335,6 +335,20 @@ def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(
     assert progress.lines[0].count("is damaged") == 3
 
 
+def test_more_picks_go_on_from_the_last_checkpoint_that_can_be_read(
+    patcher: Any, tmp_path: Path
+) -> None:
+    for steps in (1, 2):
+        train(trainer_of(patcher, lineage=("session",), validation=None), steps)
+    run = run_path(tmp_path)
+    flip(run / "step_00000002.safetensors", -9)
+    grown = trainer_of(patcher, lineage=("session",), validation=None, count=4)
+    assert (grown.step, grown.origin.run.path) == (1, run)
+    flip(run / "step_00000001.safetensors", -9)
+    fresh = trainer_of(patcher, lineage=("session",), validation=None, count=5)
+    assert (fresh.step, fresh.origin.run) == (0, None)
+
+
 def test_damaged_reference_errors_and_metrics_are_as_if_they_were_not_there(
     patcher: Any, whole: Any, tmp_path: Path
 ) -> None:

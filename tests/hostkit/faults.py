@@ -120,19 +120,20 @@ def everything(**changed: Any) -> Any:
 
 
 def trainer_of(
-    patcher: Any = None, checkpointing: bool = False, policy: str = "stop", **changed: Any
+    patcher: Any = None, checkpointing: bool = False, policy: str = "stop", count: int = 3,
+    lineage: tuple[str, ...] = (), **changed: Any,
 ) -> Any:
-    """A trainer with :func:`everything`, as DPOTrainer makes it."""
+    """A trainer with :func:`everything`, on so many pairs, as DPOTrainer makes it."""
     patcher = patcher or tiny_patcher(KIND)
     # Its file has been written for this program: to others it is the same one all the same.
     os.utime(patcher.cached_patcher_init[1][0], (10**9, 10**9))
     adapter = pack_module("dpo_core.training.adapter").AdapterSettings(2, 2.0)
     encoded = pack_module("dpo_core.training.dataset").EncodedPairs
     with torch.inference_mode(False):
-        pairs = random_pairs(KIND, 5).pairs
+        pairs = random_pairs(KIND, count + 2).pairs
         return pack_module("nodes.host.trainer").build_trainer(
-            patcher, encoded(pairs[:3]), everything(**changed), adapter, checkpointing,
-            pack_module("nodes.host.lineage").Origin(), encoded(pairs[3:]),
+            patcher, encoded(pairs[2:], lineage=lineage), everything(**changed), adapter,
+            checkpointing, pack_module("nodes.host.lineage").Origin(), encoded(pairs[:2]),
             when_out_of_memory=policy,
         )
 
