@@ -210,7 +210,7 @@ class TrainerNode(io.ComfyNode):
             said.append(f"trained without what wraps the model: {', '.join(wrappers)}")
         if not shaped.records and dataset is not None:
             said += dataset.training().problems(settings.objective)
-        said += _about_validation(shaped, held_out, settings)
+        said += _about_validation(shaped, held_out, settings, continue_from)
         say("\n".join(said), cls.hidden.unique_id)
         return io.NodeOutput(trainer, ui={"text": ["\n".join(said)]})
 
@@ -322,13 +322,23 @@ def _shaped(
 
 
 def _about_validation(
-    training: EncodedPairs, held_out: EncodedPairs, settings: TrainSettings
+    training: EncodedPairs,
+    held_out: EncodedPairs,
+    settings: TrainSettings,
+    continue_from: TrainerValue | None,
 ) -> list[str]:
     if settings.validation is None:
         if not held_out.records:
             return []
         return [f"kept for validation and not trained on: {held_out.counted}"]
     said = [f"validation on {held_out.counted}"] if held_out.records else []
+    if continue_from is not None and continue_from.step > 0:
+        known = {one.key for one in continue_from.dataset.records}
+        if learned := sum(one.key in known for one in held_out.records):
+            said.append(
+                f"{learned} of them have been trained on by the trainer that this continues, so "
+                "they say little: validate from the start, with the same split_seed and percent"
+            )
     return said + ([told] if (told := advice(training, held_out)) else [])
 
 

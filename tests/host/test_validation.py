@@ -102,3 +102,18 @@ def test_what_is_wrong_with_the_validation_is_said(
     result = comfy_server.queue(asked)
     assert result.error == ""
     assert "trained on too" in result.outputs["trainer"]["text"][0]
+
+
+def test_validation_that_comes_late_says_what_was_trained_on_before(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    asked = training(sd15_checkpoint.name, "validated", 1, seed=6)
+    late = prompt(sd15_checkpoint.name, 1, {"seed": 6})
+    before = {"first": asked["trainer"], "first_steps": asked["steps"]}
+    before["first_steps"]["inputs"]["trainer"] = ["first", 0]
+    late["trainer"]["inputs"]["continue_from"] = ["first_steps", 0]
+    result = comfy_server.queue(late | before)
+    assert result.error == ""
+    said = result.outputs["trainer"]["text"][0]
+    held_out = re.search(r"validation on (\d) pair", said)
+    assert held_out is not None and f"{held_out[1]} of them have been trained on" in said
