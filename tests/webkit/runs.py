@@ -91,11 +91,13 @@ class RunsTab:
     def __init__(self, front_end: FrontEnd) -> None:
         self.front_end, self.page = front_end, front_end.page
         self.element: Locator = self.page.locator(".dpo-runs")
+        # One front end names it by a class, the next by a test id.
+        self._switch = self.page.locator(".dpo-runs-tab-button, [data-testid=dpo-runs-tab-button]")
 
     def open(self) -> None:
         """Show the tab anew, with all runs."""
         self.close()
-        self.page.locator(".dpo-runs-tab-button").click()
+        self._switch.click()
         self.element.wait_for()
         # Without waiting until it can be seen: of a run that is gone the page goes back by itself.
         self.detail.locator("> .dpo-button").evaluate("button => button.click()")
@@ -104,7 +106,7 @@ class RunsTab:
 
     def close(self) -> None:
         if self.element.count():
-            self.page.locator(".dpo-runs-tab-button").click()
+            self._switch.click()
             self.element.wait_for(state="detached")
 
     def titles(self) -> list[str]:
@@ -119,6 +121,16 @@ class RunsTab:
 
     def button(self, name: str) -> Locator:
         return self.element.get_by_role("button", name=name, exact=True)
+
+    def ink(self) -> int:
+        """How bright the brightest letter at the head of the curves is, 0 to 255."""
+        brightest: int = self.element.locator(".dpo-plot-canvas").evaluate(
+            """canvas => {
+                const { data } = canvas.getContext('2d').getImageData(0, 0, 60, 14);
+                const seen = data.filter((_, i) => i % 4 === 0 && data[i + 3] > 200);
+                return Math.max(...seen) }"""
+        )
+        return brightest
 
     def said(self) -> str:
         return self.element.locator(".dpo-run-said").inner_text()

@@ -72,8 +72,11 @@ export class Plot {
     field.addEventListener("keydown", (event) => this._key(event));
     field.addEventListener("keyup", (event) => event.stopPropagation());
     field.addEventListener("blur", () => this._read(null));
-    // Another theme changes these colours, and nothing else tells of it.
-    this.element.addEventListener("transitionend", () => this.draw());
+    // Another theme changes colours by variables of the page, and nothing else tells of it.
+    this._themes = new MutationObserver(() => this._recolour());
+    for (const page of [document.documentElement, document.body]) {
+      this._themes.observe(page, { attributes: true });
+    }
     this._observer = new ResizeObserver(() => this.draw());
     this._observer.observe(this.element);
   }
@@ -105,6 +108,7 @@ export class Plot {
 
   dispose() {
     this._observer.disconnect();
+    this._themes.disconnect();
     clearTimeout(this._summarising);
     this._disposed = true;
   }
@@ -202,6 +206,12 @@ export class Plot {
     pen.setTransform(across / width, 0, 0, down / height, 0, 0);
     pen.clearRect(0, 0, width, height);
     return pen;
+  }
+
+  _recolour() {
+    if (!this._ink || !this.element.isConnected) return;
+    const { text, back } = this._colours();
+    if (text !== this._ink.text || back !== this._ink.back) this.draw();
   }
 
   _colours() {

@@ -43,7 +43,7 @@ export const STATUSES = {
     "Interrupted",
     "ComfyUI ended in the middle of it. Run the workflow again: it goes on from the last checkpoint.",
   ],
-  failed: ["Failed", "Something went wrong. What was learned until then is kept."],
+  failed: ["Failed", "Something went wrong: the console of ComfyUI says what."],
   damaged: ["Damaged", "Its settings cannot be read, so it is not found again. It can be deleted."],
 };
 
@@ -51,7 +51,7 @@ export const STATUSES = {
 export function told({ status, reason }) {
   const meaning = STATUSES[status]?.[1] ?? "";
   if (!reason || !["finished", "stopped", "failed"].includes(status)) return meaning;
-  return status === "finished" ? reason : `${reason} ${meaning}`;
+  return status === "stopped" ? `${reason} ${meaning}` : reason;
 }
 
 /** How far it has come: 120 of 200 steps. */

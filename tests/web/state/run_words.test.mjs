@@ -50,7 +50,8 @@ test("results are those that were measured", () => {
 test("what became of a run comes with the reason, where there is one", () => {
   assert.equal(told({ status: "finished", reason: "" }), "Reached the steps asked for.");
   assert.equal(told({ status: "finished", reason: "No progress." }), "No progress.");
-  assert.match(told({ status: "failed", reason: "Out of room." }), /^Out of room. Something went/);
+  assert.equal(told({ status: "failed", reason: "Out of room." }), "Out of room.");
+  assert.match(told({ status: "stopped", reason: "Stopped by you." }), /^Stopped by you. Ended early/);
   assert.equal(told({ status: "running", reason: "of old" }), "Being trained now.");
   assert.equal(told({ status: "unheard of" }), "");
 });

@@ -70,6 +70,7 @@ export class RunDetail {
     this._rest.replaceChildren();
     this._strip.replaceChildren();
     this._pictured = null;
+    this._marks = [];
     setHidden(this._strip, true);
     this._head(run);
     this._options();
@@ -107,9 +108,10 @@ export class RunDetail {
     this._draw(status === 200 ? "Nothing has been measured yet." : "The curves could not be read.");
   }
 
-  /** New rows of the run in training, and what the list now knows of it. */
-  follow(run, rows) {
+  /** New rows of the run in training, warnings so far, and what the list now knows of it. */
+  follow(run, { rows = [], warnings = [] }) {
     if (run.id !== this.id) return;
+    this._marks = warnings;
     this._head(run);
     const gap = rows.length && rows[0].step > this.curves.last + 1;
     if (gap) this._readMetrics();
@@ -136,7 +138,7 @@ export class RunDetail {
   }
 
   _draw(empty) {
-    const runs = [{ name: this._run.title, curves: this.curves, marks: [] }];
+    const runs = [{ name: this._run.title, curves: this.curves, marks: this._marks }];
     if (this.other) runs.push({ name: this.other.name, curves: this.other.curves, marks: [] });
     const target = this._run.status === "running" && this._run.target ? this._run.target : null;
     this.plot.show(runs, { target, empty });

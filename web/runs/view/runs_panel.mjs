@@ -116,7 +116,7 @@ export class RunsPanel {
     const ask = this.list.follow(told, this.port.now());
     if (!this.visible) return;
     this._show();
-    this.detail.follow(this.list.get(told.run), told.rows ?? []);
+    this.detail.follow(this.list.get(told.run), told);
     if (ask) this.refresh();
   }
 
