@@ -18,6 +18,10 @@ const MOST_ROWS = 5000;
 /** Without an event for so long the server is asked: another tab may be the one that is told. */
 const SILENT_SECONDS = 3;
 const MOST_KEPT = 12;
+/** What a node says goes to this widget of the host's, in some versions only while it runs. */
+const HOST_TEXT = "$$node-text-preview";
+/** The last words of a training come after its last event. */
+const KEEP_MS = 400;
 
 /** The charts on the page, by node. */
 const charts = new Map();
@@ -123,9 +127,10 @@ class NodeChart {
     this.view.setView(chosen);
     this._layOver(readOver(chosen.over), picture?.over);
     const training = trainingOf(this.node);
-    const [last] = outputsOf(this.node)?.dpo_chart ?? [];
+    const outputs = outputsOf(this.node);
+    const [last] = outputs?.dpo_chart ?? [];
     if (training) this.follow(training);
-    else if (last && !(picture?.run === last.run && picture.step === last.step)) this.arrive(last);
+    else if (last && !(picture?.run === last.run && picture.step === last.step)) this.arrive(last, outputs.text ?? []);
     else if (picture) this._open(picture);
     else this._show(null);
   }
@@ -142,10 +147,17 @@ class NodeChart {
       runs: feed.runs,
       curves: feed.curves,
       warnings: feed.warnings,
+      text: feed.runs ? "" : training.text,
     });
     if (feed.runs || training.kept || feed.curves.last < 0) return;
     training.kept = true;
-    this._keepPicture();
+    this._keepSoon();
+  }
+
+  /** What the node has said in the end is shown here where the host does not show it any more. */
+  placeText() {
+    const told = this.node.widgets?.some(({ name, value }) => name === HOST_TEXT && value);
+    this.view.setText(told ? "" : (this.shown?.text ?? ""));
   }
 
   tick(feed) {
@@ -153,11 +165,11 @@ class NodeChart {
   }
 
   /**
-   * The result of a run of this node: {run, step, warnings}.
+   * The result of a run of this node: {run, step, warnings}, and what it said.
    *
    * @param keep whether the workflow keeps it; not where it only comes back, as after an undo
    */
-  async arrive(result, keep = false) {
+  async arrive(result, [text = ""], keep = false) {
     if (typeof result?.run !== "string" || !Number.isFinite(result.step)) return;
     const training = trainingOf(this.node, true);
     const { run, step } = result;
@@ -171,7 +183,8 @@ class NodeChart {
     this._asked = run;
     const curves = heard ? feed.curves : await curvesOf(run, step);
     if (!curves || this._asked !== run || trainingOf(this.node)?.feed.runs) return;
-    this._show({ run, step, status, curves, warnings: readWarnings(result.warnings) });
+    const warnings = readWarnings(result.warnings);
+    this._show({ run, step, status, curves, warnings, text: String(text) });
     if (keep) this._keepPicture();
   }
 
@@ -187,11 +200,18 @@ class NodeChart {
   _show(shown) {
     this.shown = shown;
     this.view.show(shown, this.over);
+    this.placeText();
+  }
+
+  _keepSoon() {
+    clearTimeout(this._keeping);
+    this._keeping = setTimeout(() => this._keepPicture(), KEEP_MS);
   }
 
   _keepPicture() {
-    const { run, step, status, curves, warnings } = this.shown;
-    this._keep(PICTURE, pictureOf({ run, step, status, curves, warnings }, this.over));
+    clearTimeout(this._keeping);
+    if (!this.shown || this.shown.runs || !this.node.graph) return;
+    this._keep(PICTURE, pictureOf(this.shown, this.over));
   }
 
   /** Lays runs over this one: from this machine, else as the workflow has them. */
@@ -272,6 +292,7 @@ async function hear(told) {
   if (trainings.size > MOST_KEPT) trainings.delete(trainings.keys().next().value);
   training.heardAt = seconds();
   training.kept = false;
+  training.text = "";
   const { feed } = training;
   const missing = feed.take(told, seconds());
   whole.delete(feed.run);
@@ -283,6 +304,21 @@ async function hear(told) {
   }
   chartOf(training)?.follow(training);
   watch();
+}
+
+/** What a node says after its training has ended: where it is kept, and how to go on. */
+function hearText({ nodeId, text }) {
+  for (const training of trainings.values()) {
+    const { ended } = training.feed;
+    if (training.node !== String(nodeId) || !ended || ended === "finished") continue;
+    training.text = String(text);
+    training.kept = false;
+    chartOf(training)?.follow(training);
+  }
+}
+
+function placeTexts() {
+  for (const one of charts.values()) one.placeText();
 }
 
 let watching = null;
@@ -356,6 +392,12 @@ app.registerExtension({
         ...(detail.serious ? {} : { life: 1000 * TOAST_SECONDS }),
       });
     });
+    api.addEventListener("progress_text", ({ detail }) => hearText(detail));
+    for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
+      for (const wait of [200, 1500]) {
+        api.addEventListener(name, () => setTimeout(placeTexts, wait));
+      }
+    }
     api.addEventListener("reconnected", ask);
   },
 
@@ -365,7 +407,9 @@ app.registerExtension({
     charts.set(node, made);
     const [width, height] = node.size;
     node.setSize([Math.max(width, FIRST_SIZE[0]), Math.max(height, FIRST_SIZE[1])]);
-    chain(node, "onExecuted", (output) => made.arrive(output?.dpo_chart?.[0], true));
+    chain(node, "onExecuted", (output) =>
+      made.arrive(output?.dpo_chart?.[0], output?.text ?? [], true),
+    );
     chain(node, "onConfigure", () => {
       made.showKnownSoon();
       requestAnimationFrame(() =>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hostkit.pair_folder import write_pairs
@@ -14,8 +14,12 @@ from webkit.front_end import CANVAS_MODES, FrontEnd
 from webkit.ranking import connect, fill_in
 from webkit.training import Chart, add_training
 
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
 CHECKPOINT = "tiny.safetensors"
 LONG = 4000
+LIVE = re.compile(rf"^Step \d+ of {LONG}, .+ left$")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +55,7 @@ def test_a_training_is_drawn_as_it_runs_survives_f5_and_its_end_is_told(
     expect(chart.status).to_have_text("Not trained yet")
     front_end.screenshot("chart_empty")
     prompt_id = front_end.queue()
-    expect(chart.status).to_have_text(re.compile(rf"Step \d+ of {LONG}, .+ left"))
+    expect(chart.status).to_have_text(LIVE)
     expect(chart.field).to_be_visible()
     before = chart.status.inner_text()
     expect(chart.status).not_to_have_text(before)
@@ -60,7 +64,7 @@ def test_a_training_is_drawn_as_it_runs_survives_f5_and_its_end_is_told(
 
     front_end.reload()
     chart.node.show()
-    expect(chart.status).to_have_text(re.compile(rf"Step \d+ of {LONG}, .+ left"))
+    expect(chart.status).to_have_text(LIVE)
     chart.field.focus()
     chart.field.press("Home")  # what came before the reload is there, validation at step 0 too
     assert "accuracy, validation" in chart.reading() and chart.reading().startswith("Step 0:")
@@ -75,6 +79,7 @@ def test_a_training_is_drawn_as_it_runs_survives_f5_and_its_end_is_told(
     front_end.reload()
     chart.node.show()
     expect(chart.status).to_have_text(stopped)
+    expect(chart.panel.get_by_text(re.compile("^What was learned in .+ is kept"))).to_be_visible()
     assert chart.inked() > 1000
     assert front_end.errors == []
 
@@ -87,7 +92,9 @@ def test_the_last_picture_is_in_the_workflow_and_needs_no_run(
     assert (run.status, run.error) == ("success", "")
     chart.node.show()
     expect(chart.status).to_have_text("6 steps done")
-    assert chart.node.text().startswith("6 steps. ")  # the line of text has a place of its own
+    # What the node says has a place of its own; newer pages take it away, and the chart keeps it.
+    said = front_end.page.get_by_text(re.compile("^6 steps. Over the last 6: loss"))
+    expect(said.locator("visible=true")).to_have_count(1)
     front_end.screenshot("chart_done")
     front_end.theme("light")
     front_end.screenshot("chart_done_light")
@@ -149,7 +156,44 @@ def test_steps_after_steps_have_a_chart_each_and_copies_keep_theirs(
     copy = front_end.nodes("DPOTrainSteps")[-1]
     assert copy.id not in (first.node.id, node.id)
     expect(Chart(front_end, copy.id).status).to_have_text("9 steps done")
+
+    front_end.page.wait_for_timeout(300)
+    fill_in(node, steps=77)
+    for command in ("Comfy.Undo", "Comfy.Redo", "Comfy.Undo"):
+        front_end.command(command)
+        front_end.page.wait_for_timeout(500)
+        expect(second.status).to_have_text("9 steps done")
+        assert second.last_step() == 9 and second.inked() > 1000
     assert front_end.errors == []
+
+
+def test_a_tab_opened_in_the_middle_follows_what_another_one_began(
+    front_end: FrontEnd, seed: int, tabs: BrowserContext
+) -> None:
+    if front_end.canvas_mode != CANVAS_MODES[0]:
+        pytest.skip("asking does not depend on how nodes are drawn")
+    chart = add_training(front_end, CHECKPOINT, "chart", LONG, seed=seed + 5)
+    workflow = front_end.workflow()
+    prompt_id = front_end.queue()
+    expect(chart.status).to_have_text(LIVE)
+    page = tabs.new_page()
+    try:
+        other = FrontEnd(page, front_end.server, front_end.canvas_mode)
+        other.visit()
+        other.load(workflow)
+        same = Chart(other, chart.node.id)
+        same.node.show()
+        expect(same.status).to_have_text(LIVE)
+        before = same.last_step()
+        # Nobody tells this tab of steps: it asks.
+        expect(same.field).not_to_have_attribute("aria-valuenow", str(before))
+        _stop(front_end, prompt_id)
+        expect(same.status).to_have_text(re.compile(rf"^Ended at step \d+ of {LONG}$"))
+        assert other.errors == []
+    finally:
+        page.close()
+        # Tabs of one browser keep their unsaved workflows in one place.
+        front_end.open()
 
 
 def test_a_person_chooses_curves_smoothing_and_another_run_and_it_stays(

@@ -56,11 +56,14 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def tabs(browser: Browser, server_url: str) -> Iterator[BrowserContext]:
     """Opens tabs that share a cache; requests that leave `server_url` fail."""
+    from playwright.sync_api import expect
+
     width, height = WINDOW
     context = browser.new_context(
         viewport={"width": width, "height": height}, reduced_motion="reduce"
     )
     context.set_default_timeout(1000 * PATIENCE)
+    expect.set_options(timeout=1000 * PATIENCE)
     context.route(
         lambda url: url.startswith("http") and not url.startswith(server_url),
         lambda route: route.abort(),

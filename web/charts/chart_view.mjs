@@ -28,6 +28,7 @@ export class ChartView {
     this._buildSettings();
     this._warnings = el("ul", { className: "dpo-chart-warnings" });
     this._warnings.setAttribute("aria-label", "Warnings");
+    this._text = el("p", { className: "dpo-chart-text", hidden: true, tabIndex: 0 });
     // Only what is rare: steps told aloud several times a second would be of no use.
     this._aloud = el("p", { className: "dpo-plot-summary", role: "status" });
     this.element = el(
@@ -38,6 +39,7 @@ export class ChartView {
       this._settings,
       this.plot.element,
       this._warnings,
+      this._text,
       this._aloud,
     );
     this.element.setAttribute("aria-label", "Training chart");
@@ -104,7 +106,7 @@ export class ChartView {
 
   /** What the chart needs, in pixels of a page that is not zoomed. */
   get leastHeight() {
-    const parts = [this._head, this._bar, this._settings, this._warnings];
+    const parts = [this._head, this._bar, this._settings, this._warnings, this._text];
     return parts.reduce((sum, part) => sum + part.offsetHeight, LEAST_PLOT + AROUND);
   }
 
@@ -230,6 +232,14 @@ export class ChartView {
         ),
       ),
     );
+  }
+
+  /** What the node has said in the end, where nobody else shows it. */
+  setText(text) {
+    if (this._text.textContent === text) return;
+    setText(this._text, text);
+    setHidden(this._text, !text);
+    this._port.resized();
   }
 
   _say(text) {

@@ -60,7 +60,7 @@ export const PANELS = [
     title: "Rho",
     hint: "Error on chosen pictures, by the error of the base model. Above 1 it gets worse at what you like.",
     line: 1,
-    digits: 4,
+    digits: 5,
     curves: [
       { metric: "rho", name: "training", tone: "teal", smooth: false },
       { metric: "val/rho", name: "validation", tone: "purple", points: true },

@@ -8,17 +8,19 @@ import { Curves, thinned } from "./series.mjs";
 const POINTS = 100;
 const MOST_POINTS = 2000;
 const DIGITS = 4;
+const MOST_TEXT = 3000;
 
 /**
- * @param {{run, step, status, curves, warnings}} shown
+ * @param {{run, step, status, curves, warnings, text}} shown
  * @param over other runs laid over it: [{run, title, curves}]
  */
-export function pictureOf({ run, step, status, curves, warnings }, over = []) {
+export function pictureOf({ run, step, status, curves, warnings, text = "" }, over = []) {
   return {
     v: 1,
     run,
     step,
     status,
+    text: text.slice(0, MOST_TEXT),
     series: pack(curves),
     warnings: warnings.map((one) => ({ ...one })),
     over: over.map((one) => ({ run: one.run, title: one.title, series: pack(one.curves) })),
@@ -35,6 +37,7 @@ export function readPicture(value) {
     run: value.run,
     step: value.step,
     status: typeof value.status === "string" ? value.status : finished(value.step),
+    text: typeof value.text === "string" ? value.text.slice(0, MOST_TEXT) : "",
     curves,
     warnings: readWarnings(value.warnings),
     over: over

@@ -214,7 +214,7 @@ export function ticks(low, high, count) {
 export function tickNumber(value, all) {
   const unit = all.length > 1 ? all[1] - all[0] : Math.abs(value);
   const size = Math.max(...all.map(Math.abs));
-  if (value === 0 || size >= 1e5 || unit < 1e-4) return shortNumber(value);
+  if (value === 0 || size >= 1e5 || size < 1e-3) return shortNumber(value);
   return value.toFixed(Math.max(0, -Math.floor(Math.log10(unit) + 1e-9)));
 }
 

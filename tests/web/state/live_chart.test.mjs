@@ -126,13 +126,16 @@ test("a picture is small, and the same curves where it is opened", () => {
     ...(i % 50 ? {} : { "dpo/val_accuracy": 0.5, "dpo/val_accuracy_low": 0.4 }),
   }));
   const shown = {
-    run: "r", step: 5000, status: "5000 steps done", curves: new Curves(long),
+    run: "r", step: 5000, status: "5000 steps done", text: "Healthy.", curves: new Curves(long),
     warnings: [{ step: 7, text: "look", serious: true }],
   };
   const saved = JSON.stringify(pictureOf(shown, [{ run: "o", title: "other", curves: shown.curves }]));
   assert.ok(saved.length < 20_000, String(saved.length));
   const found = readPicture(JSON.parse(saved));
-  assert.deepEqual([found.run, found.step, found.status], ["r", 5000, "5000 steps done"]);
+  assert.deepEqual(
+    [found.run, found.step, found.status, found.text],
+    ["r", 5000, "5000 steps done", "Healthy."],
+  );
   assert.deepEqual(found.warnings, shown.warnings);
   const { steps, values } = found.curves.series("loss/dpo");
   assert.deepEqual([steps[0], steps.at(-1), values[0]], [1, 5000, 0.6931]);

@@ -126,6 +126,7 @@ test("ticks are round numbers within bounds", () => {
 test("numbers at ticks differ", () => {
   const written = (all) => all.map((value) => tickNumber(value, all));
   assert.deepEqual(written([0.9985, 0.999, 0.9995, 1]), ["0.9985", "0.9990", "0.9995", "1.0000"]);
+  assert.deepEqual(written([1, 1.00001]), ["1.00000", "1.00001"]);
   assert.deepEqual(written([0, 0.5, 1]), ["0", "0.5", "1.0"]);
   assert.deepEqual(written([0, 1e-5, 2e-5]), ["0", "1e-5", "2e-5"]);
   assert.deepEqual(written([0.4]), ["0.4"]);
