@@ -93,7 +93,8 @@ class RunFolder:
         path = self._named(AUTOSAVE if autosave else END, state.step)
         write_checkpoint(path, state, poll)
         if not autosave:
-            self._named(AUTOSAVE, state.step).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._named(AUTOSAVE, state.step).unlink()
         return path
 
     def load_checkpoint(self, step: int) -> TrainState:
@@ -157,9 +158,10 @@ class RunFolder:
         return sizes
 
     def remove_checkpoint(self, step: int) -> None:
-        """Deletes a checkpoint, if it is there."""
+        """Deletes a checkpoint, if it is there and nobody holds it open."""
         for kind in (END, AUTOSAVE):
-            self._named(kind, step).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._named(kind, step).unlink()
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds one line to ``metrics.jsonl`` and flushes it.

@@ -100,7 +100,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         _check(path)
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies: the library's are views of the file, which must be free to be replaced.
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}
             return found, dict(file.metadata() or {})
     except SafetensorError as error:
         raise DamagedFile(f"{path.name} is damaged: {error}") from error

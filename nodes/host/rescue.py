@@ -13,6 +13,7 @@ from ...dpo_core.pairs.record import counted
 from ...dpo_core.run import TrainingError, TrainState
 from ...dpo_core.saving.lora_file import save_lora
 from ...dpo_core.saving.run_folder import RunFolder
+from .folders import shown
 from .injection import TrainedModel
 from .run_diary import note_lora
 from .trainer import Trainer, lora_of, metadata_of, standing_at
@@ -85,7 +86,7 @@ def keep(trainer: Trainer, state: TrainState) -> str:
             f"What was learned in {steps} could not be saved: {error}. It is kept in memory as "
             "long as ComfyUI runs: make room and run again to save it and go on from there."
         )
-    go_on = f"run again to go on from there ({trainer.run.path})."
+    go_on = f"run again to go on from there ({shown(trainer.run.path)})."
     try:
         reached = replace(trainer, step=state.step)
         lora = lora_of(reached, state)
@@ -98,7 +99,7 @@ def keep(trainer: Trainer, state: TrainState) -> str:
             f"What was learned in {steps} is kept, but there was no room for its LoRA ({error}); "
             f"{go_on}"
         )
-    return f"What was learned in {steps} is kept: LoRA {path}; {go_on}"
+    return f"What was learned in {steps} is kept: LoRA {shown(path)}; {go_on}"
 
 
 def on_disk_only(trainer: Trainer, done: int) -> str:
@@ -112,12 +113,12 @@ def on_disk_only(trainer: Trainer, done: int) -> str:
     if last == done:
         return (
             f"The checkpoint of step {done} is kept, but no LoRA was written; run again to go on "
-            f"from there ({trainer.run.path})."
+            f"from there ({shown(trainer.run.path)})."
         )
     where = f"from step {last}, the last checkpoint" if last else "at the beginning"
     return (
         f"{counted(done - last, 'step')} could not be kept; run again to go on {where} "
-        f"({trainer.run.path})."
+        f"({shown(trainer.run.path)})."
     )
 
 

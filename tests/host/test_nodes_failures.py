@@ -59,11 +59,11 @@ def bare_latents(server: ComfyServer, checkpoint: str, detour: int) -> Tensor:
     return load_file(path)["latent_tensor"]
 
 
-def kept(text: str) -> tuple[int, Path, Path]:
+def kept(server: ComfyServer, text: str) -> tuple[int, Path, Path]:
     """Steps, LoRA file and run folder that a message names."""
     match = KEPT.search(text)
     assert match is not None, text
-    return int(match[1]), Path(match[2]), Path(match[3])
+    return int(match[1]), server.base_dir / match[2], server.base_dir / match[3]
 
 
 def changed(path: Path) -> bool:
@@ -92,7 +92,7 @@ def test_stop_keeps_the_steps_done_and_the_next_run_goes_on_to_the_same_result(
     assert result.status == "interrupted"
     assert time.monotonic() - stopped < 30
     lines = comfy_server.texts("steps")
-    steps, lora, run = kept(lines[-1])
+    steps, lora, run = kept(comfy_server, lines[-1])
     # Obeyed within a step: at most the one in progress, and one that ended meanwhile, came after.
     assert len([line for line in lines[seen:] if "/400" in line]) <= 2
     assert f"DPO: {lines[-1]}" in comfy_server.log()
@@ -119,6 +119,16 @@ def test_stop_keeps_the_steps_done_and_the_next_run_goes_on_to_the_same_result(
     assert all(torch.equal(in_parts[name], at_once[name]) for name in at_once)
 
 
+def test_stop_is_obeyed_while_pairs_are_encoded(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    prompt = training(sd15_checkpoint.name, "failures", 1, seed=32)
+    prompt["vae"] = node("TestStoppedVAE", vae=["checkpoint", 2], at=3)
+    prompt["dataset"]["inputs"]["vae"] = ["vae", 0]
+    assert comfy_server.queue(prompt).status == "interrupted"
+    assert comfy_server.queue(prompt).status == "success"
+
+
 @pytest.mark.parametrize(
     ("failure", "steps"),
     [("out_of_memory", 2), ("backward", 2), ("update", 0), ("checkpoint", 4)],
@@ -134,7 +144,7 @@ def test_out_of_memory_is_said_plainly_and_sampling_works_right_after_it(
     assert "ran out of memory. Beside the model this training needs about " in message
     assert "ComfyUI can be used at once" in message
     if steps:
-        kept_steps, lora, _ = kept(message)
+        kept_steps, lora, _ = kept(comfy_server, message)
         assert kept_steps == steps and changed(lora)
     else:  # half of a step is none, and there was no checkpoint yet
         assert "The last 2 steps could not be kept." in message
@@ -236,7 +246,7 @@ def test_training_stops_after_five_steps_without_finite_numbers(
     message = error_of(comfy_server.queue(prompt))
     assert "not a finite number for 5 steps in a row" in message
     assert "lower learning rate" in message
-    steps, lora, _ = kept(message)
+    steps, lora, _ = kept(comfy_server, message)
     assert steps == 6
     # What is kept is the LoRA of the second step, the last that changed it.
     good = training(
@@ -303,7 +313,7 @@ def test_a_killed_server_goes_on_from_what_it_had_put_by_and_says_what_was_lost(
 ) -> None:
     prompt = training(sd15_checkpoint.name, "failures", 100_000, seed=71)
     runs = comfy_server.base_dir / "output" / "dpo" / "runs"
-    before = set(runs.iterdir())
+    before = set(runs.glob("*"))
     comfy_server.submit(prompt)
     deadline = time.monotonic() + 200
     while not (put_by := sorted(runs.glob("*/autosave_*.safetensors"))):
@@ -312,7 +322,7 @@ def test_a_killed_server_goes_on_from_what_it_had_put_by_and_says_what_was_lost(
     comfy_server.wait_for_event("progress", node="steps")
     os.kill(comfy_server.process_id or 0, signal.SIGKILL)
     comfy_server.stop()
-    (run,) = set(runs.iterdir()) - before
+    (run,) = set(runs.glob("*")) - before
     put_by = sorted(run.glob("autosave_*.safetensors"))
     step = int(put_by[-1].stem.removeprefix("autosave_"))
     rows = len((run / "metrics.jsonl").read_text().splitlines())

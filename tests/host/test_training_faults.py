@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ def test_stop_is_obeyed_in_every_phase_and_the_next_run_ends_the_same(
     else:
         kept = int(ends[-1].stem.removeprefix("step_"))
         assert kept == steps
-        assert f"What was learned in {kept} step" in said and str(run) in said
+        assert f"What was learned in {kept} step" in said
+        assert f"output/dpo/runs/{run.name})" in said
         lora = re.search(r"LoRA (\S+\.safetensors);", said)
-        assert lora is not None and Path(lora[1]).is_file()
+        assert lora is not None and (tmp_path / lora[1]).is_file()
         assert not list(run.glob("autosave_*"))
         # Everything up to the last step done can be looked at.
         rows = (run / "metrics.jsonl").read_text().splitlines()
@@ -305,6 +307,51 @@ def test_a_full_disk_that_stays_full_is_said_again(patcher: Any, tmp_path: Path)
         with pytest.raises(RuntimeError, match="still no room for what was learned in 7 steps"):
             train(trainer_of(patcher), STEPS)
     assert train(trainer_of(patcher), STEPS).found
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, where this system lets us make one."""
+    folder = tmp_path / "output"
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount a small file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Nothing fits any more."""
+    path = folder / "filler"
+    with suppress(OSError), open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return path
+
+
+def test_a_disk_that_is_really_full_costs_nothing_either(
+    patcher: Any, whole: Any, small_disk: Path, tmp_path: Path
+) -> None:
+    filler = fill(small_disk)
+    with pytest.raises(RuntimeError, match="cannot be written: .*No space left"):
+        train(trainer_of(patcher), STEPS)
+    filler.unlink()
+    progress = Heard(STEPS)
+    with at("backward", 9, lambda: fill(small_disk)), pytest.raises(RuntimeError) as raised:
+        train(trainer_of(patcher), STEPS, progress)
+    assert "No space left on device" in str(raised.value)
+    assert "It is kept in memory as long as ComfyUI runs" in str(raised.value)
+    assert any(text.startswith("The checkpoint of step 6") for text in progress.toasts)
+    assert any(text.startswith("The metrics cannot be written") for text in progress.toasts)
+    assert not parts(tmp_path) and not halves(tmp_path)
+    filler.unlink()
+    again = train(trainer_of(patcher), STEPS)
+    assert again.found and not differences_of_states(again, whole)
 
 
 # Damage

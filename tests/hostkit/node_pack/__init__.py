@@ -6,6 +6,7 @@ import copy
 import sys
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
@@ -200,10 +201,36 @@ class VAEWithoutEncoder:
         return (vae,)
 
 
+class StoppedVAE:
+    """A VAE during whose encoding number `at` Stop is pressed, once; another one is an error."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "patch", ("VAE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"vae": ("VAE",), "at": ("INT", {"default": 1})}}
+
+    def patch(self, vae: Any, at: int) -> tuple[Any]:
+        real, calls = vae.encode, 0
+
+        def encode(pixels: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                comfy.model_management.interrupt_current_processing()
+            elif calls == at + 1 and comfy.model_management.processing_interrupted():
+                raise RuntimeError("Encoding goes on although Stop was pressed.")
+            return real(pixels)
+
+        vae = copy.copy(vae)
+        vae.encode = encode
+        return (vae,)
+
+
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
     for cls in (
         FailingModel, RandomLatents, RandomConditioning, RandomImages, ListedImages, ListedText,
-        TextEncoder, VAEWithoutEncoder,
+        TextEncoder, VAEWithoutEncoder, StoppedVAE,
     )
 }
