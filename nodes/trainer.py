@@ -222,8 +222,9 @@ class TrainStepsNode(io.ComfyNode):
             node_id="DPOTrainSteps",
             display_name="Train Steps (DPO)",
             category=CATEGORY,
-            description="Trains. Stop keeps what was learned; run again to go on from there. The "
-            "same training asked for again is found in its run folder.",
+            description="Trains, and draws its curves as it goes. Stop keeps what was learned; run "
+            "again to go on from there. The same training asked for again is found in its run "
+            "folder.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[

@@ -20,7 +20,7 @@ export function pictureOf({ run, step, status, curves, warnings, text = "" }, ov
     run,
     step,
     status,
-    text: text.slice(0, MOST_TEXT),
+    text: withoutHome(text).slice(0, MOST_TEXT),
     series: pack(curves),
     warnings: warnings.map((one) => ({ ...one })),
     over: over.map((one) => ({ run: one.run, title: one.title, series: pack(one.curves) })),
@@ -44,6 +44,11 @@ export function readPicture(value) {
       .filter((one) => typeof one?.run === "string" && typeof one.title === "string")
       .map(({ run, title, series }) => ({ run, title, curves: unpack(series) })),
   };
+}
+
+/** Where a person's output folder lies is nobody's business who opens the workflow. */
+function withoutHome(text) {
+  return text.replace(/(?<=^|[\s(])(?:[A-Za-z]:)?[\\/](?:[^\n()"]*?[\\/])?output(?=[\\/])/g, "output");
 }
 
 /** {metric: [step, value, step, value, ...]} */

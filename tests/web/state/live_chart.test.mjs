@@ -151,3 +151,13 @@ test("what is no picture is not shown", () => {
   const bad = { v: 1, run: "r", step: 3, series: { rho: [1, 1, "x", 2, 2, 1e999, 1, 5, 3, 4] } };
   assert.deepEqual(readPicture(bad).curves.series("rho"), { steps: [1, 3], values: [1, 4] });
 });
+
+test("a workflow does not tell where its maker's folders are", () => {
+  const curves = new Curves(rows(1, 2));
+  const kept = (text) => pictureOf({ run: "r", step: 2, status: "", curves, warnings: [], text }).text;
+  assert.equal(
+    kept("Kept: LoRA /home/a person/UI/output/loras/x.safetensors; go on (C:\\UI\\output\\dpo)."),
+    "Kept: LoRA output/loras/x.safetensors; go on (output\\dpo).",
+  );
+  assert.equal(kept("The run is kept in output/dpo/runs/1. 3/4 output/x"), "The run is kept in output/dpo/runs/1. 3/4 output/x");
+});
