@@ -48,15 +48,27 @@ def comfy_server(
 
     The nodes of `hostkit/node_pack` are there, too.
     """
-    from hostkit.server import ComfyServer
-
-    assert CHECKOUT is not None
-    server = ComfyServer(CHECKOUT, tmp_path_factory.mktemp("comfyui"), "comfyui-dpo.test-1")
-    shutil.copytree(
-        Path(__file__).parents[1] / "hostkit" / "node_pack",
-        server.base_dir / "custom_nodes" / "dpo-test-nodes",
-    )
+    server = _server(tmp_path_factory.mktemp("comfyui"), "comfyui-dpo.test-1")
     link = server.base_dir / "models" / "checkpoints" / sd15_checkpoint.name
     link.symlink_to(sd15_checkpoint)
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """As `comfy_server`, without a model: for several users, and others can reach it."""
+    arguments = ("--multi-user", "--listen", "0.0.0.0")
+    with _server(tmp_path_factory.mktemp("shared"), "comfyui-dpo-shared", *arguments) as server:
+        yield server
+
+
+def _server(folder: Path, pack: str, *arguments: str) -> ComfyServer:
+    """A ComfyUI, not started, with the pack and the nodes of `hostkit/node_pack`."""
+    from hostkit.server import ComfyServer
+
+    assert CHECKOUT is not None
+    server = ComfyServer(CHECKOUT, folder, pack, arguments)
+    nodes = Path(__file__).parents[1] / "hostkit" / "node_pack"
+    shutil.copytree(nodes, folder / "custom_nodes" / "dpo-test-nodes")
+    return server

@@ -145,24 +145,21 @@ def test_a_full_path_is_read_when_only_this_computer_can_ask(
 
 
 def test_a_full_path_is_refused_when_others_can_ask(
-    comfy_server: ComfyServer, outside: Path, tmp_path: Path
+    shared_server: ComfyServer, outside: Path
 ) -> None:
     """The same host, open to the network: only its own folders are read."""
-    server = ComfyServer(
-        comfy_server.checkout, tmp_path / "open", "dpo", ["--listen", "0.0.0.0"]
-    )
+    server = shared_server
     inside = server.base_dir / "input" / "pairs"
     write_pairs(inside, 2)
-    with server:
-        message = refusal(server, reading(str(outside)), "pairs")
-        assert message.startswith(f"{outside} may not be read: it leads out of the folders")
-        # Nor does it tell what is there and what is not.
-        missing = outside / "no_such_folder"
-        assert refusal(server, reading(str(missing)), "pairs") == message.replace(
-            str(outside), str(missing)
-        )
-        for inside_path in ("pairs", str(inside)):
-            assert report(server, reading(inside_path)).startswith("2 pairs, 2 prompts")
+    message = refusal(server, reading(str(outside)), "pairs")
+    assert message.startswith(f"{outside} may not be read: it leads out of the folders")
+    # Nor does it tell what is there and what is not.
+    missing = outside / "no_such_folder"
+    assert refusal(server, reading(str(missing)), "pairs") == message.replace(
+        str(outside), str(missing)
+    )
+    for inside_path in ("pairs", str(inside)):
+        assert report(server, reading(inside_path)).startswith("2 pairs, 2 prompts")
 
 
 def test_patterns_that_are_none(comfy_server: ComfyServer) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hostkit.checkout import find_checkout
 from hostkit.ranking import get_set, image_ids, noise, post_vote, rank, ranking, shown_set
 from hostkit.server import ComfyServer
 
@@ -360,46 +359,39 @@ class _file_size_limit:
         resource.prlimit(self._process, resource.RLIMIT_FSIZE, self._before)
 
 
-def test_kill_9_between_votes_loses_nothing_that_was_confirmed(
-    comfy_server: ComfyServer, tmp_path: Path
-) -> None:
-    checkout = find_checkout()
-    assert checkout is not None
-    server = ComfyServer(checkout, tmp_path, "pack")
-    pack = comfy_server.base_dir / "custom_nodes" / "dpo-test-nodes"
-    shutil.copytree(pack, tmp_path / "custom_nodes" / "dpo-test-nodes")
+def test_kill_9_between_votes_loses_nothing_that_was_confirmed(comfy_server: ComfyServer) -> None:
+    server = comfy_server
     confirmed: list[str] = []
-    with server:
-        shown = shown_set(server.queue(ranking("killed", seed=207, batch=8)))
-        ids = image_ids(get_set(server, "killed", shown["set_id"]))
+    shown = shown_set(server.queue(ranking("killed", seed=207, batch=8)))
+    ids = image_ids(get_set(server, "killed", shown["set_id"]))
 
-        def vote_on() -> None:
-            path = f"/dpo/sessions/{quote('killed')}/votes"
-            for i in range(100_000):
-                vote = comparison(shown["set_id"], ids[i % 7], ids[7])
-                try:
-                    if server.post(path, vote).status == 200:
-                        confirmed.append(vote["id"])
-                except (OSError, http.client.HTTPException):
-                    return
+    def vote_on() -> None:
+        path = f"/dpo/sessions/{quote('killed')}/votes"
+        for i in range(100_000):
+            vote = comparison(shown["set_id"], ids[i % 7], ids[7])
+            try:
+                if server.post(path, vote).status == 200:
+                    confirmed.append(vote["id"])
+            except (OSError, http.client.HTTPException):
+                return
 
-        voters = [threading.Thread(target=vote_on) for _ in range(3)]
-        for voter in voters:
-            voter.start()
-        deadline = time.monotonic() + 30
-        while len(confirmed) < 40 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert server.process_id is not None
-        os.kill(server.process_id, signal.SIGKILL)
-        for voter in voters:
-            voter.join(30)
-        server.stop()
-        server.start()
-        view = get_set(server, "killed", shown["set_id"])
-        assert len(confirmed) >= 40
-        assert set(confirmed) <= {vote["id"] for vote in view["votes"]}
-        # And it goes on from there.
-        view = post_vote(server, "killed", comparison(shown["set_id"], ids[0], ids[7]))
-        assert view["totals"]["votes"] == len(view["votes"]) > len(confirmed)
-        result = server.queue(ranking("killed", seed=207, batch=8))
-        assert result.status == "success" and "best" in result.outputs
+    voters = [threading.Thread(target=vote_on) for _ in range(3)]
+    for voter in voters:
+        voter.start()
+    deadline = time.monotonic() + 30
+    while len(confirmed) < 40 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert server.process_id is not None
+    os.kill(server.process_id, signal.SIGKILL)
+    for voter in voters:
+        voter.join(30)
+    server.stop()
+    server.start()
+    view = get_set(server, "killed", shown["set_id"])
+    assert len(confirmed) >= 40
+    assert set(confirmed) <= {vote["id"] for vote in view["votes"]}
+    # And it goes on from there.
+    view = post_vote(server, "killed", comparison(shown["set_id"], ids[0], ids[7]))
+    assert view["totals"]["votes"] == len(view["votes"]) > len(confirmed)
+    result = server.queue(ranking("killed", seed=207, batch=8))
+    assert result.status == "success" and "best" in result.outputs

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostkit.checkout import PACK_ROOT, find_checkout
 from hostkit.ranking import ranking, shown_set
 from hostkit.server import ComfyServer, Reply, RunResult
 from hostkit.workflows import node
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    checkout = find_checkout()
-    assert checkout is not None
-    server = ComfyServer(
-        checkout, tmp_path_factory.mktemp("users"), arguments=["--multi-user"]
-    )
-    nodes = PACK_ROOT / "tests" / "hostkit" / "node_pack"
-    shutil.copytree(nodes, server.base_dir / "custom_nodes" / "dpo-test-nodes")
-    with server:
-        yield server
+def server(shared_server: ComfyServer) -> ComfyServer:
+    return shared_server
 
 
 @pytest.fixture(scope="module")
