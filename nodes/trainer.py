@@ -266,7 +266,9 @@ class TrainStepsNode(io.ComfyNode):
         watch = watch_of(trainer, trained.rows)
         line = "\n".join([_summary(trained), *watch.verdict()])
         progress.say(line, log=True)
-        images = strip_on_node(trained.trainer)
+        # After a training the strip is there as the last live picture, which Nodes 2.0 keeps beside
+        # a node's images.
+        images = strip_on_node(trained.trainer) if trained.found else []
         return io.NodeOutput(
             trained.trainer,
             trained.lora,

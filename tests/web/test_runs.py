@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 from webkit.front_end import FrontEnd
 from webkit.ranking import connect, fill_in
-from webkit.runs import RunsTab, write_run
+from webkit.runs import RunsTab, write_pictures, write_run
 
 from dpo_core.evaluation.validation import ValidationSettings
 from dpo_core.run import TrainSettings
@@ -223,6 +223,10 @@ def test_a_run_in_training_is_followed_as_it_goes(
     page.unroute_all()
     page.evaluate("() => app.api.dispatchCustomEvent('execution_success', { prompt_id: 'p' })")
     expect(tab.row("live")).to_contain_text("Finished")
+    expect(tab.row("live").locator("img")).to_have_count(0)
+    write_pictures(run, (19,))  # of a row that is on the page
+    tab.button("Read the list again").click()
+    expect(tab.row("live").locator("img")).to_be_visible()
     # Aborted requests are told in the console.
     front_end.errors.clear()
 

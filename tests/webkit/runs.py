@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,15 @@ def write_run(
     loras = (SavedLora(file, before + steps, STARTED + 91),)
     write_record(run.path, replace(record or usual, loras=loras))
     if pictures:
-        strip = Filmstrip(run.path / "previews", ["hills at dusk", "a <b>lake</b>"], {})
-        for i, step in enumerate((BASE, before + steps // 2, before + steps)):
-            strip.add(step, [landscape(2 * i, 96, 96), landscape(2 * i + 1, 96, 96)])
+        write_pictures(run, (BASE, before + steps // 2, before + steps))
     return run
+
+
+def write_pictures(run: RunFolder, steps: Sequence[int]) -> None:
+    """Previews of two prompts at each of the steps."""
+    strip = Filmstrip(run.path / "previews", ["hills at dusk", "a <b>lake</b>"], {})
+    for i, step in enumerate(steps):
+        strip.add(step, [landscape(2 * i, 96, 96), landscape(2 * i + 1, 96, 96)])
 
 
 def _row(step: int, wild: int) -> dict[str, float]:

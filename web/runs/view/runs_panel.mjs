@@ -22,6 +22,7 @@ export class RunsPanel {
     this.port = port;
     this.list = new RunList();
     this.rows = new Map();
+    this._inView = new Set();
     this.detail = new RunDetail(port, {
       back: () => this.showList(),
       open: (id) => this.open(id),
@@ -96,6 +97,7 @@ export class RunsPanel {
     if (status === 200) this.list.take(body);
     else this.list.fail(body?.error ?? "The runs could not be read. Is ComfyUI still running?");
     this._show();
+    for (const id of this._inView) this._picture(id);
     this._look();
     if (this._askAgain) {
       this._askAgain = false;
@@ -149,6 +151,7 @@ export class RunsPanel {
     for (const [id, row] of this.rows) {
       if (this.list.get(id)) continue;
       this._watcher.unobserve(row.element);
+      this._inView.delete(id);
       this.rows.delete(id);
     }
     setText(this._total, runs.length ? `${counted(runs.length, "run")}, ${bytes(this.list.bytes)} on the disk` : "");
@@ -186,6 +189,8 @@ export class RunsPanel {
   _seen(entries) {
     for (const { isIntersecting, target } of entries) {
       const id = target.firstChild.dataset.run;
+      if (isIntersecting) this._inView.add(id);
+      else this._inView.delete(id);
       if (isIntersecting) this._picture(id);
     }
   }
