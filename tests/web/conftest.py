@@ -12,7 +12,7 @@ from webkit.front_end import CANVAS_MODES, FrontEnd, front_end_arguments
 
 if TYPE_CHECKING:
     from hostkit.server import ComfyServer
-    from playwright.sync_api import BrowserContext
+    from playwright.sync_api import Browser, BrowserContext
 
 PACK = "comfyui-dpo-web"
 CHECKPOINT = "tiny.safetensors"
@@ -40,9 +40,16 @@ def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer
 
 
 @pytest.fixture(scope="session")
-def tabs(web_server: ComfyServer) -> Iterator[BrowserContext]:
-    """Opens tabs of a running Chromium."""
-    with browser.chromium() as running, browser.tabs(running, web_server.url) as context:
+def chromium() -> Iterator[Browser]:
+    """The one running Chromium: playwright cannot be started again beside itself."""
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tabs(chromium: Browser) -> Iterator[BrowserContext]:
+    """Opens tabs with ComfyUI's page."""
+    with browser.tabs(chromium) as context:
         yield context
 
 

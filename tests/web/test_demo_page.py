@@ -57,12 +57,6 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     made.stop()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser.chromium() as running:
-        yield running
-
-
 def wait_for_group(page: Page, number: int) -> None:
     group = page.locator(f".group[aria-current=true][aria-label^='Group {number},']")
     group.wait_for()
@@ -80,7 +74,7 @@ def screenshot(page: Page, name: str) -> None:
 
 def test_ranked_trained_and_compared_by_mouse_and_keys(demo: Demo, chromium: Browser) -> None:
     url = demo.start()
-    with browser.tabs(chromium, url.rsplit("/", 2)[0]) as tabs:
+    with browser.tabs(chromium) as tabs:
         page = tabs.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -115,7 +109,7 @@ def test_ranked_trained_and_compared_by_mouse_and_keys(demo: Demo, chromium: Bro
         page.close()
         demo.stop()
         url = demo.start()
-    with browser.tabs(chromium, url.rsplit("/", 2)[0]) as tabs:
+    with browser.tabs(chromium) as tabs:
         page = tabs.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
@@ -150,7 +144,7 @@ def test_ranked_trained_and_compared_by_mouse_and_keys(demo: Demo, chromium: Bro
 
 def test_a_page_whose_command_was_ended_says_so(demo: Demo, chromium: Browser) -> None:
     url = demo.start()
-    with browser.tabs(chromium, url.rsplit("/", 2)[0]) as tabs:
+    with browser.tabs(chromium) as tabs:
         page = tabs.new_page()
         page.goto(url)
         wait_for_group(page, 1)

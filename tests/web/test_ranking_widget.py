@@ -678,7 +678,7 @@ def both(web_server: ComfyServer, tabs: BrowserContext) -> Iterator[list[FrontEn
     opened = []
     with ExitStack() as contexts:
         for mode in CANVAS_MODES:
-            own = contexts.enter_context(browser.tabs(tabs.browser, web_server.url))
+            own = contexts.enter_context(browser.tabs(tabs.browser))
             opened.append(FrontEnd(own.new_page(), web_server, mode))
             opened[-1].open()
             opened[-1].clear()
