@@ -150,7 +150,10 @@ def test_the_run_folder_holds_settings_a_line_per_step_and_the_checkpoint(job: M
     assert match is not None
     run = job.folder / "dpo" / "runs" / match[1]
     names = {entry.name for entry in run.iterdir()}
-    assert names == {"settings.json", "metrics.jsonl", f"step_{STEPS:08d}.safetensors"}
+    assert names == {
+        "settings.json", "metrics.jsonl", f"step_{STEPS:08d}.safetensors", "run.json",
+        "model_card.md", "lock",
+    }  # fmt: skip
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     # At the first step model and reference agree: ln 2, no margin, and every pair a tie.
