@@ -286,7 +286,7 @@ def test_votes_of_a_script_count_once_and_need_no_page(comfy_server: ComfyServer
     prompt = ranking("script", seed=18, wait=True, ranking={"votes": votes})
     body = {"prompt": prompt}  # no client
     reply = comfy_server.post("/prompt", body)
-    result = comfy_server.wait(reply.json()["prompt_id"], timeout=60)
+    result = comfy_server.wait(reply.json()["prompt_id"], 60, heard=False)
     assert "best" in result.outputs
     assert comfy_server.queue(prompt).status == "success"
     (listed,) = comfy_server.get("/dpo/sessions/script/sets").json()["sets"]

@@ -58,7 +58,7 @@ def test_without_a_page_nothing_is_waited_for(
     prompt = {"images": noise(102 + len(str(client))), "rank": rank(["images", 0], "api")}
     prompt["rank"]["inputs"]["wait"] = True
     reply = comfy_server.post("/prompt", {"prompt": prompt, **client})
-    assert comfy_server.wait(reply.json()["prompt_id"], timeout=20).status == "success"
+    assert comfy_server.wait(reply.json()["prompt_id"], 20, heard=False).status == "success"
 
 
 def test_two_prompts_wait_one_after_the_other_and_each_is_released_by_its_own_name(

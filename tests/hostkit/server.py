@@ -249,13 +249,16 @@ class ComfyServer:
             raise PromptRejected(reply.json())
         return str(reply.json()["prompt_id"])
 
-    def wait(self, prompt_id: str, timeout: float = 120) -> RunResult:
-        """Wait until a submitted prompt has ended. Raises TimeoutError with the end of the log."""
+    def wait(self, prompt_id: str, timeout: float = 120, heard: bool = True) -> RunResult:
+        """Wait until a submitted prompt has ended. Raises TimeoutError with the end of the log.
+
+        Not `heard`: its messages go to another page or to none, so the result has no events.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             entry = self.get(f"/history/{prompt_id}").json().get(prompt_id)
             if entry is not None:
-                return self._result(prompt_id, entry)
+                return self._result(prompt_id, entry, self.events(prompt_id) if heard else [])
             time.sleep(0.05)
         raise TimeoutError(f"{prompt_id} did not end in {timeout} s:\n{self.log()[-4000:]}")
 
@@ -265,12 +268,14 @@ class ComfyServer:
         """Queue a prompt and wait for its end; an error in a node is a result, not an exception."""
         return self.wait(self.submit(prompt, extra_data), timeout)
 
-    def _result(self, prompt_id: str, entry: Mapping[str, Any]) -> RunResult:
+    def _result(
+        self, prompt_id: str, entry: Mapping[str, Any], events: list[dict[str, Any]]
+    ) -> RunResult:
         messages = entry["status"]["messages"]
         status = entry["status"]["status_str"]
         if any(name == "execution_interrupted" for name, _ in messages):
             status = "interrupted"
-        return RunResult(prompt_id, status, entry["outputs"], messages, self.events(prompt_id))
+        return RunResult(prompt_id, status, entry["outputs"], messages, events)
 
     def events(self, prompt_id: str | None = None) -> list[dict[str, Any]]:
         """The websocket's JSON messages so far, or those that carry this prompt's id."""
