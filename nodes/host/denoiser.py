@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...dpo_core.training.denoiser import Prediction, Rows
 from .conditioning import Conditioning, ModelConditioning
+from .prompt_cache import forget_prompts
 
 
 class HostDenoiser:
@@ -44,6 +45,8 @@ class HostDenoiser:
         dtype = self._model.get_dtype_inference()
         self.half_precision = dtype in (torch.float16, torch.bfloat16)
         self.needs_loss_scaling = dtype == torch.float16
+        # MeanFlow takes a step's end besides its beginning, one for all rows of a call.
+        self._one_time = getattr(self._model.diffusion_model, "time_r_in", None) is not None
         self._replaced = 0
 
     def load(self, make_room: bool = False) -> None:
@@ -86,11 +89,24 @@ class HostDenoiser:
         return Prediction(residual, output.square().flatten(1).mean(1))
 
     def _denoised(self, noisy: Tensor, sigma: Tensor, rows: Rows) -> Tensor:
-        conditioning = self._conditioning.rows(rows.conditioning, rows.latents.shape[1:])
+        if not self._one_time:
+            return self._call(noisy, sigma, rows.conditioning)
+        times = rows.sigma.tolist()
+        groups = [[i for i, t in enumerate(times) if t == time] for time in dict.fromkeys(times)]
+        parts = [
+            self._call(noisy[group], sigma[group], [rows.conditioning[i] for i in group])
+            for group in groups
+        ]
+        order = torch.tensor([i for group in groups for i in group]).argsort()
+        return torch.cat(parts)[order.to(noisy.device)]
+
+    def _call(
+        self, noisy: Tensor, sigma: Tensor, conditioning: Sequence[Conditioning]
+    ) -> Tensor:
+        prompts = self._conditioning.rows(conditioning, noisy.shape[1:])
         options = self._options(sigma)
-        denoised = self._model.apply_model(
-            noisy, sigma, **conditioning, transformer_options=options
-        )
+        denoised = self._model.apply_model(noisy, sigma, **prompts, transformer_options=options)
+        forget_prompts(self._model.diffusion_model)
         return denoised.float()
 
     def _affine(self, sigma: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +122,7 @@ class HostDenoiser:
         options = self._patcher.model_options["transformer_options"].copy()
         options["optimized_attention_override"] = _attention
         options |= {"sigmas": sigma, "cond_or_uncond": [0], "uuids": [uuid4()]}
+        options["sample_sigmas"] = sigma[:1].repeat(2)  # a step of no length: the flow at its time
         return options
 
 

@@ -23,6 +23,7 @@ CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d)
+_STATISTICS = ("running_mean", "running_var")
 
 
 def is_host_layer(module: nn.Module) -> bool:
@@ -131,7 +132,7 @@ class _Norm(torch.autograd.Function):
         (saved,) = ctx.saved_tensors
         x = saved.detach().requires_grad_()
         with _weights(layer, x) as (weight, bias), torch.enable_grad():
-            y = _normalised(layer, x, _plain(weight), _plain(bias))
+            y = _on_plain_weights(layer, x, _plain(weight), _plain(bias))
             (result,) = torch.autograd.grad(y, x, grad.to(y.dtype))
         return result, None, None
 
@@ -159,12 +160,15 @@ def _plain(tensor: Tensor | None) -> Tensor | None:
     return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
 
 
-def _normalised(layer: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if isinstance(layer, nn.GroupNorm):
-        return nn.functional.group_norm(x, layer.num_groups, weight, bias, layer.eps)
-    if isinstance(layer, nn.LayerNorm):
-        return nn.functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
-    if isinstance(layer, nn.RMSNorm):
-        return nn.functional.rms_norm(x, layer.normalized_shape, weight, layer.eps)
-    mean, variance = _plain(layer.running_mean.to(x)), _plain(layer.running_var.to(x))
-    return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, layer.eps)
+def _on_plain_weights(layer: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The layer's own forward, whatever its class makes of it, without the host's loading."""
+    state = vars(layer) | {"comfy_cast_weights": False, "weight_function": [], "bias_function": []}
+    state["_parameters"] = {"weight": weight, "bias": bias}
+    state["_buffers"] = {
+        name: _plain(buffer.to(x)) if name in _STATISTICS else buffer
+        for name, buffer in layer._buffers.items()
+    }
+    state.pop("forward", None)  # ours
+    stand_in = object.__new__(type(layer))
+    vars(stand_in).update(state)
+    return stand_in.forward(x)

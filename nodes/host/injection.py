@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from ...dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
 from ...dpo_core.training.targets import ModelLayers, chosen_layers
-from .checkpointed_block import checkpointed_forward, repeated_blocks
+from .checkpointed_block import checkpointed_forward, overwrites_itself, repeated_blocks
 from .frozen_layer import frozen_forward, frozen_weight, is_host_layer
+from .kernels import give_kernels_a_gradient
+from .prompt_cache import forget_prompts
 
 KEY = "dpo"
 PREFIX = "diffusion_model."
@@ -64,10 +66,13 @@ class TrainedModel:
             if name in names
         ]
         self.adapter = Adapter(targets, settings, device, seed, existing)
-        self._checkpointed = repeated_blocks(self._model) if gradient_checkpointing else []
+        self._overwrites = overwrites_itself(self._model)
+        recomputed = gradient_checkpointing or self._overwrites
+        self._checkpointed = repeated_blocks(self._model) if recomputed else []
         self._forwards = _Forwards()
         self._tensors = _PlainTensors()
         self._upstream = _UpstreamPatches()
+        give_kernels_a_gradient()
         self.patcher.set_injections(KEY, [PatcherInjection(self._inject, self._eject)])
 
     def remove(self) -> None:
@@ -83,9 +88,11 @@ class TrainedModel:
                 forward = partial(self.adapter.forward, name) if on_top else self._frozen[name]
                 self._forwards.replace(layer, forward)
             for block in self._checkpointed:
-                self._forwards.replace(block, checkpointed_forward(block.forward))
+                recomputed = checkpointed_forward(block.forward, self._overwrites)
+                self._forwards.replace(block, recomputed)
             self._tensors.replace(self._model)
             self._upstream.replace(self._layers.values())
+            forget_prompts(self._model)
         except BaseException:
             # Half an injection must not stay: the host only ejects what it saw succeed.
             self._eject(_)
@@ -95,6 +102,7 @@ class TrainedModel:
         self._upstream.restore(self.patcher.model.get_dtype_inference(), self.patcher.load_device)
         self._tensors.restore()
         self._forwards.restore()
+        forget_prompts(self._model)
 
 
 def adapted_layers(patcher: ModelPatcher, settings: AdapterSettings) -> list[str]:
@@ -173,7 +181,7 @@ class _PlainTensors:
                 continue
             for store in (module._parameters, module._buffers):
                 for name, tensor in store.items():
-                    if tensor is not None and tensor.is_inference():
+                    if tensor is not None and _is_out_of_reach(tensor):
                         copy: Any = tensor.detach().clone()
                         if store is module._parameters:
                             copy = nn.Parameter(copy, requires_grad=False)
@@ -185,6 +193,17 @@ class _PlainTensors:
             if store.get(name) is copy:  # else the host has put its own back
                 store[name] = tensor
         self._replaced.clear()
+
+
+def _is_out_of_reach(tensor: Tensor) -> bool:
+    """True for what no graph may keep: inference tensors, and parameters the host wraps around one.
+
+    Those wrapped outside of inference mode deny being one.
+    """
+    try:
+        return tensor.is_inference() or tensor._version < 0
+    except RuntimeError:
+        return True
 
 
 class _UpstreamPatches:

@@ -16,6 +16,7 @@ _OTHER_KINDS = {
     "StableAudio1": "audio", "StableAudio3": "audio", "ACEStep": "audio", "ACEStep15": "audio",
     "MiniMaxMusic3": "audio", "Trellis2": "3-D", "Hunyuan3Dv2": "3-D", "Hunyuan3Dv2_1": "3-D",
     "TripoSplat": "3-D", "Stable_Zero123": "3-D view", "SD_X4Upscaler": "upscaling",
+    "PiD": "decoding",
     "HunyuanImage21Refiner": "refiner", "IP2P": "instruction editing", "Lotus": "depth",
     "RT_DETR_v4": "detection", "DepthAnything3": "depth", "SAM3": "segmentation",
 }

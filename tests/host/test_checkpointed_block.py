@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -59,6 +61,53 @@ def test_gradients_of_blocks_that_update_in_place() -> None:
         assert torch.allclose(found, expected, rtol=1e-6)
     # Once forward, once again in backward, under its own index both times.
     assert [b.calls for b in blocks] == [[0, 0], [1, 1], [2, 2]]
+
+
+@dataclass
+class Modulation:
+    shift: Tensor
+    scale: Tensor
+
+
+class Modulated(nn.Module):
+    def forward(self, image: Tensor, modulation: tuple[Modulation, ...]) -> Tensor:
+        for one in modulation:
+            image = image.tanh() * one.scale + one.shift
+        return image
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_tensors_in_records_are_inputs(checkpointed: bool) -> None:
+    image, leaf = torch.ones(3, 4), torch.linspace(-1, 1, 4).requires_grad_()
+    steering = leaf.exp()  # one graph steers both blocks
+    forward = Modulated().forward
+    if checkpointed:
+        forward = block.checkpointed_forward(forward)
+    for _ in range(2):
+        image = forward(image, (Modulation(steering * 2, steering + 1),))
+    image.sum().backward()
+    # With s = exp(leaf): 2 s + (s + 1) tanh(2 s + (s + 1) tanh 1), derived by hand.
+    s = steering.detach().double()
+    inner = 2 * s + (s + 1) * math.tanh(1)
+    expected = 2 + inner.tanh() + (s + 1) * (1 - inner.tanh() ** 2) * (2 + math.tanh(1))
+    assert torch.allclose(leaf.grad.double(), 3 * s * expected, rtol=1e-5)
+
+
+class Overwriting(nn.Module):
+    """Overwrites values that its derivative needs, by an operation in place and by ``out``."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = image
+        scaled = image.square()
+        scaled.addcmul_(scaled, image)  # x^2 + x^3
+        return torch.add(scaled, image.exp(), out=output)
+
+
+def test_gradients_of_a_block_that_overwrites_what_it_needs() -> None:
+    leaf = torch.linspace(-1, 1, 5).requires_grad_()
+    block.checkpointed_forward(Overwriting().forward, True)(leaf).sum().backward()
+    x = leaf.detach()
+    assert torch.allclose(leaf.grad, 2 * x + 3 * x**2 + x.exp(), rtol=1e-5)
 
 
 def test_inputs_are_left_as_they_were() -> None:

@@ -9,6 +9,7 @@ from unittest import mock
 import comfy.ops
 import pytest
 import torch
+from comfy.ldm.cascade.common import LayerNorm2d_op
 from comfy.quant_ops import QuantizedTensor
 from hostkit.load_states import load_state
 from hostkit.training import pack_module
@@ -36,6 +37,9 @@ LAYERS: dict[str, tuple[Callable[[Any], nn.Module], tuple[int, ...]]] = {
     "layer norm": (lambda ops: ops.LayerNorm(6), (2, 3, 6)),
     "layer norm without weights": (
         lambda ops: ops.LayerNorm(6, elementwise_affine=False), (2, 3, 6),
+    ),
+    "layer norm over channels": (
+        lambda ops: LayerNorm2d_op(ops)(4, eps=1e-6), (2, 4, 5, 5),
     ),
     "rms norm": (lambda ops: ops.RMSNorm(6, eps=1e-6), (2, 3, 6)),
     "batch norm": (lambda ops: ops.BatchNorm2d(4).eval(), (2, 4, 5, 5)),

@@ -12,8 +12,8 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.ops import disable_weight_init
 from hostkit.pair_folder import COLD, picture, write_pair, write_pairs
+from hostkit.random_weights import random_state_dict
 from hostkit.server import ComfyServer, PromptRejected
-from hostkit.tiny_models import random_state_dict
 from hostkit.training import pack_module
 from hostkit.workflows import Prompt, node, objective, train_steps, trainer, training
 from safetensors.torch import save_file

@@ -262,10 +262,11 @@ def partial_loading(loaded_bytes: float = 1.0) -> Iterator[PartialLoading]:
     """Run the host as on a small card with the classic patcher (`--disable-dynamic-vram`).
 
     `load_models_gpu` keeps at most `loaded_bytes` of each model on the card; the layers beyond
-    that go through one cast buffer of an asynchronous offload stream, LoRA patches on the fly.
+    that go through the cast buffers of two asynchronous offload streams in turn, LoRA patches on
+    the fly.
     """
     loading = PartialLoading(loaded_bytes)
-    stream = _Stream()
+    streams = itertools.cycle((_Stream(), _Stream()))  # a cast buffer each, as by default
     management = comfy.model_management
     load = management.LoadedModel.model_load
 
@@ -274,7 +275,7 @@ def partial_loading(loaded_bytes: float = 1.0) -> Iterator[PartialLoading]:
 
     with _simulated_card(_classically_offloaded) as patch:
         patch(management.LoadedModel, "model_load", load_partly)
-        patch(management, "get_offload_stream", lambda device: stream)
+        patch(management, "get_offload_stream", lambda device: next(streams))
         patch(management, "STREAM_CAST_BUFFERS", {})
         patch(management, "LARGEST_CASTED_WEIGHT", (None, 0))
         yield loading

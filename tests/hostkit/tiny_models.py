@@ -11,7 +11,7 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from safetensors.torch import save_file
 from torch import Tensor
 
-StateDict = dict[str, Tensor]
+from hostkit.families import FAMILIES, family_latents, family_patcher, family_prompt
+from hostkit.random_weights import StateDict, random_state_dict
+
 Conditioning = list[list[Any]]
 
 SD15_LATENT_SCALE = 0.18215
@@ -125,30 +127,6 @@ TINY_MODELS: dict[str, TinyModel] = {
     "flux": TinyModel(lambda: _flux(False), comfy.latent_formats.Flux, 64, 48),
     "flux_guidance": TinyModel(lambda: _flux(True), comfy.latent_formats.Flux, 64, 48),
 }
-
-
-def random_state_dict(shapes: Mapping[str, Tensor], seed: int) -> StateDict:
-    """A value for every key of `shapes` (only names and shapes are read), drawn from `seed`.
-
-    Matrices and kernels keep the variance of their input (standard deviation fan_in ** -0.5);
-    norm weights lie around one, biases and position tables are small and never zero.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    weights: StateDict = {}
-    for name, tensor in shapes.items():
-        if "embedding.weight" in name or name.endswith("pos_embed"):
-            weights[name] = 0.5 * draw(tensor.shape)
-        elif tensor.ndim >= 2:
-            weights[name] = draw(tensor.shape) * tensor[0].numel() ** -0.5
-        elif name.endswith("bias"):
-            weights[name] = 0.1 * draw(tensor.shape)
-        else:
-            weights[name] = 1 + 0.1 * draw(tensor.shape)
-    return weights
 
 
 def diffusion_state_dict(kind: str, seed: int = 0) -> StateDict:
@@ -275,15 +253,17 @@ def tiny_patcher(
 ) -> ModelPatcher:
     """A freshly loaded MODEL, as UNETLoader makes it: under inference mode, weights and all.
 
-    `kind` is a key of `TINY_MODELS`. `dtype` is the storage dtype: float8_e4m3fn gives weights
-    in fp8 that are cast to fp32 for every layer. `quantized` loads fp8 Linears with scales into
-    the host's mixed-precision layers instead. `inference=False` loads outside inference mode:
-    a model that plain autograd can differentiate, to compare gradients with. Every call returns
-    a new model.
+    `kind` is a key of `TINY_MODELS`, or of `FAMILIES` (those in fp32 only). `dtype` is the storage
+    dtype: float8_e4m3fn gives weights in fp8 that are cast to fp32 for every layer. `quantized`
+    loads fp8 Linears with scales into the host's mixed-precision layers instead.
+    `inference=False` loads outside inference mode: a model that plain autograd can differentiate,
+    to compare gradients with. Every call returns a new model.
     """
+    options = dict(model_options or {})
+    if kind in FAMILIES:
+        return family_patcher(kind, seed, options.get("load_device"), inference)
     storage = "quantized" if quantized else str(dtype).removeprefix("torch.")
     path = _model_file("sd15" if kind == "sd15_v" else kind, storage, seed)
-    options = dict(model_options or {})
     if not quantized:
         options.setdefault("dtype", dtype)
     with torch.inference_mode(inference):
@@ -300,6 +280,9 @@ def random_conditioning(
 
     The tensor is (batch, tokens, context_width), `pooled_output` is (batch, pooled_width).
     """
+    if kind in FAMILIES:
+        with torch.inference_mode():
+            return family_prompt(kind, seed, tokens)
     model = TINY_MODELS[kind]
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
@@ -312,13 +295,16 @@ def random_conditioning(
 
 
 def random_latents(
-    kind: str, batch: int = 1, size: int | tuple[int, int] = 8, seed: int = 0
+    kind: str, batch: int = 1, size: int | tuple[int, int] | None = None, seed: int = 0
 ) -> Tensor:
     """LATENT samples (batch, channels, height, width), scaled as this family's VAE gives them.
 
     The host's `process_latent_in` brings them to unit variance. Inference tensors, as in a LATENT.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    if kind in FAMILIES:
+        with torch.inference_mode():
+            return family_latents(kind, batch, size, seed)
+    height, width = size if isinstance(size, tuple) else (size or 8, size or 8)
     latent_format = TINY_MODELS[kind].latent_format()
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
@@ -375,6 +361,7 @@ def _pass(
     conds = comfy.samplers.process_conds(model, x, conds, device, latent_image=x, seed=0)
     sigmas = torch.full((x.shape[0],), sigma, device=device)
     options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+    options["transformer_options"]["sample_sigmas"] = sigmas[:1].repeat(2)  # a step of no length
     patcher.pre_run()
     try:
         (out,) = comfy.samplers.calc_cond_batch(model, [conds["positive"]], x, sigmas, options)

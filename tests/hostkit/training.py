@@ -79,7 +79,7 @@ def training_rows(
     kind: str,
     denoiser: Any,
     seed: int = 0,
-    size: int | tuple[int, int] = 8,
+    size: int | tuple[int, int] | None = None,
     percents: tuple[float, ...] = PERCENTS,
     tokens: int = 7,
 ) -> Any:
@@ -128,7 +128,9 @@ def compare(found: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[float, 
     return worst, torch.nn.functional.cosine_similarity(*flat, dim=0).item()
 
 
-def random_pairs(kind: str, count: int = 2, tokens: tuple[int, ...] = (7,), size: int = 8) -> Any:
+def random_pairs(
+    kind: str, count: int = 2, tokens: tuple[int, ...] = (7,), size: int | None = None
+) -> Any:
     """`count` pairs of random latents, their prompts of these token lengths in turn."""
     dataset = pack_module("dpo_core.training.dataset")
     pairs = []
