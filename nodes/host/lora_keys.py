@@ -174,7 +174,8 @@ def _merged(parts: list[_Part], shape: tuple[int, ...], name: str) -> LoraWeight
     for part, up, down, alpha in zip(parts, ups, downs, alphas, strict=True):
         first, length = (0, shape[0]) if part.rows is None else _rows(part.rows, name)
         size = down.shape[0]
-        if up.shape != (length, size) or down[0].numel() != downs[0][0].numel():
+        outside = first + length > shape[0]  # some names take q, k, v for thirds
+        if outside or up.shape != (length, size) or down[0].numel() != downs[0][0].numel():
             raise ValueError(_wrong_size(name))
         merged[first : first + length, column : column + size] = up * (alpha / size)
         column += size

@@ -184,6 +184,14 @@ def test_a_lora_for_layers_that_only_larger_models_have_is_refused() -> None:
         read(patcher, lora)
 
 
+def test_a_slice_beyond_its_layer_is_refused() -> None:
+    # Lumina 2 has fewer keys than queries; the host takes q, k and v for thirds of one matrix.
+    name = "layers.0.attention.to_v"
+    lora = {f"{name}.lora_B.weight": torch.ones(64, 2), f"{name}.lora_A.weight": torch.ones(2, 64)}
+    with pytest.raises(ValueError, match="at .*attention.qkv it is made for a layer of another"):
+        read(tiny_patcher("lumina2"), lora)
+
+
 def layer_of(kind: str) -> tuple[ModelPatcher, str, torch.Size]:
     patcher = tiny_patcher(kind)
     name = {
