@@ -56,8 +56,9 @@ def test_rows_go_out_in_numbered_batches_a_few_times_a_second_and_none_is_lost()
     for event in heard.events:
         assert event["first"] == first and event["run"] == "r" and event["node"] == "5"
         first += len(event["rows"])
-    gaps = [b - a for a, b in zip(heard.times[:-2], heard.times[1:-1], strict=True)]
-    assert min(gaps) >= 0.19, gaps  # all but the last, which says that it has ended
+    # Five a second, besides the first and the last, which say that it has begun and ended. Gaps
+    # between single ones shrink where the listener was late for the one before.
+    assert len(heard.events) <= 5 * (heard.times[-1] - heard.times[0]) + 3
     assert [event["done"] for event in heard.events].count(True) == 1
     assert (heard.events[-1]["ended"], heard.events[-1]["step"]) == ("finished", 300)
     assert "rho" not in heard.events[1]["rows"][0]  # JSON knows no NaN
@@ -67,7 +68,9 @@ def test_a_row_does_not_wait_for_the_next_step() -> None:
     heard = Heard()
     with _live(heard) as live:
         live(_report(1))
-        time.sleep(0.5)  # a long step
+        waited_until = time.monotonic() + 30  # a long step
+        while heard.steps != [1] and time.monotonic() < waited_until:
+            time.sleep(0.05)
         assert heard.steps == [1]
         assert threading.current_thread() in heard.threads and len(heard.threads) == 2
 
