@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 HOST = {
-    "comfy", "comfy_aimdo", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "comfy_kitchen",
-    "execution", "folder_paths", "latent_preview", "node_helpers", "server",
+    "comfy", "comfy_aimdo", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras",
+    "comfy_kitchen", "execution", "folder_paths", "latent_preview", "node_helpers", "server",
 }
 CORE_LIBRARIES = {"PIL", "numpy", "peft", "safetensors", "torch"}
 OPTIMIZERS = {"bitsandbytes", "prodigyopt"}
