@@ -109,6 +109,7 @@ def _fill_in(front_end: FrontEnd) -> None:
         sampler.set("steps", 2)
 
 
+@pytest.mark.parametrize("canvas_mode", ["classic"], indirect=True)
 def test_it_trains_and_shows_pictures_without_and_with_the_lora(
     front_end: FrontEnd, pairs: Path
 ) -> None:

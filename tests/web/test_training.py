@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hostkit.pair_folder import write_pairs
 from playwright.sync_api import expect
 from webkit.front_end import CANVAS_MODES, FrontEnd
@@ -12,6 +13,7 @@ from webkit.training import add_training
 _WARN = "detail => app.api.dispatchCustomEvent('dpo.warning', detail)"
 
 
+@pytest.mark.parametrize("canvas_mode", ["classic"], indirect=True)  # the corner knows no nodes
 def test_warnings_are_shown_as_text_each_once(front_end: FrontEnd) -> None:
     page = front_end.page
     mild = page.get_by_text("Look at <b>the pairs</b>.", exact=True)  # text, never HTML
