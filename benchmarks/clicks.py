@@ -158,9 +158,17 @@ def _first_pick(ranking: Any) -> None:
     ranking.page.wait_for_timeout(200)
 
 
+def _pair(ranking: Any) -> None:
+    _first_pick(ranking)
+    ranking.picture(7).click()
+    ranking.wait_for_saved()
+
+
 CLICKS = (
     Click("best", "best_worst", lambda ranking: ranking.picture(3)),
     Click("worst, which makes a pair", "best_worst", lambda r: r.picture(7), _first_pick),
+    Click("undo of a pair", "best_worst", lambda ranking: ranking.button("Undo"), _pair),
+    Click("one more pair", "best_worst", lambda r: r.panel.locator(".dpo-tools button"), _pair),
     Click("next in an order", "rank", lambda ranking: ranking.picture(5)),
     Click("left of two", "side_by_side", lambda r: r.panel.locator(".dpo-frame").first),
     Click("good", "thumbs", lambda r: r.tiles.nth(8).locator(".dpo-thumb-good")),
@@ -177,7 +185,7 @@ def measure(found: Path, images: int, rounds: int) -> None:
         tempfile.TemporaryDirectory() as folder,
         ComfyServer(found, Path(folder), "dpo", front_end_arguments()) as server,
         browser.chromium() as chrome,
-        browser.tabs(chrome, server.url) as tabs,
+        browser.tabs(chrome) as tabs,
     ):
         print(f"{'':36}{'handled':>9}{'work':>8}{'limit':>8}{'frames':>8}{'drawn':>8}")
         for canvas in ("classic", "nodes2"):
