@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from webkit.front_end import FrontEnd
 from webkit.ranking import connect, fill_in
 from webkit.runs import RunsTab, write_pictures, write_run
@@ -249,10 +249,19 @@ def test_deleting_asks_first_and_is_done_by_keyboard(
     page.keyboard.press("Home")
     expect(rows.first).to_be_focused()
     tab.row("older").focus()
+    load, delete = tab.button("Load settings into a trainer"), tab.button("Delete this run")
+    held: list[Route] = []
+    page.route(f"**/api/dpo/runs/{first.id}", lambda route: held.append(route))
     page.keyboard.press("Enter")
     expect(tab.detail.locator("h3")).to_be_focused()
-    expect(tab.button("Load settings into a trainer")).to_be_enabled()
-    tab.button("Delete this run").focus()
+    expect(load).to_be_disabled()  # until the run has been read: they would do nothing
+    expect(delete).to_be_disabled()
+    for route in held:
+        route.continue_()
+    page.unroute_all(behavior="wait")
+    expect(load).to_be_enabled()
+    expect(delete).to_be_enabled()
+    delete.focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="Delete a run")
     expect(dialog).to_contain_text("Its LoRA files are kept.")

@@ -131,10 +131,16 @@ export class RunDetail {
     if (run.model && run.model !== run.title) facts.push(run.model);
     facts.push(ago(run.changed, this.port.now()), run.bytes ? bytes(run.bytes) : "");
     setText(this._facts, facts.filter(Boolean).join(" · "));
-    this._delete.disabled = run.status === "running";
-    this._delete.title =
-      run.status === "running" ? "Stop the training first, then delete the run." : "Delete this run";
     this._run = run;
+    this._allow();
+  }
+
+  // Both need the whole run: until it has been read they would do nothing.
+  _allow() {
+    const running = this._run.status === "running";
+    this._load.disabled = !this.detail || this.detail.status === "damaged";
+    this._delete.disabled = !this.detail || running;
+    this._delete.title = running ? "Stop the training first, then delete the run." : "Delete this run";
   }
 
   _draw(empty) {
@@ -192,7 +198,6 @@ export class RunDetail {
     for (const one of this._rest.querySelectorAll("details")) {
       if (open.has(one.dataset.part)) one.open = true;
     }
-    this._load.disabled = detail.status === "damaged";
     this._previews(detail);
   }
 
