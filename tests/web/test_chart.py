@@ -84,6 +84,7 @@ def test_a_training_is_drawn_as_it_runs_survives_f5_and_its_end_is_told(
     assert front_end.errors == []
 
 
+@pytest.mark.parametrize("canvas_mode", ["nodes2"], indirect=True)  # the same panel in both
 def test_the_last_picture_is_in_the_workflow_and_needs_no_run(
     front_end: FrontEnd, seed: int
 ) -> None:
@@ -167,11 +168,10 @@ def test_steps_after_steps_have_a_chart_each_and_copies_keep_theirs(
     assert front_end.errors == []
 
 
+@pytest.mark.parametrize("canvas_mode", ["classic"], indirect=True)  # asking knows no nodes
 def test_a_tab_opened_in_the_middle_follows_what_another_one_began(
     front_end: FrontEnd, seed: int, tabs: BrowserContext
 ) -> None:
-    if front_end.canvas_mode != CANVAS_MODES[0]:
-        pytest.skip("asking does not depend on how nodes are drawn")
     chart = add_training(front_end, CHECKPOINT, "chart", LONG, seed=seed + 5)
     workflow = front_end.workflow()
     prompt_id = front_end.queue()
@@ -196,6 +196,7 @@ def test_a_tab_opened_in_the_middle_follows_what_another_one_began(
         front_end.open()
 
 
+@pytest.mark.parametrize("canvas_mode", ["nodes2"], indirect=True)  # the same panel in both
 def test_a_person_chooses_curves_smoothing_and_another_run_and_it_stays(
     front_end: FrontEnd, seed: int
 ) -> None:
