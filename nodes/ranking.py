@@ -16,10 +16,10 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ..dpo_core.pairs.generation import generation_behind, vae_behind
+from ..dpo_core.metadata.generation import generation_behind, vae_behind
+from ..dpo_core.metadata.prompt_metadata import prompt_behind
 from ..dpo_core.pairs.latent_file import KnownLatent
 from ..dpo_core.pairs.problem import PairError
-from ..dpo_core.pairs.prompt_metadata import prompt_behind
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.ranking.given_votes import given_votes
 from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, identified_images

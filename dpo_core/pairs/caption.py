@@ -1,24 +1,15 @@
-"""Caption files, and the one form in which prompts are kept and compared."""
+"""Caption files."""
 
 from __future__ import annotations
 
 import codecs
 from pathlib import Path
 
+from ..metadata.prompt_text import tidy_prompt
 from .problem import PairError, PairProblem
 
 CAPTION_SUFFIX = ".txt"
 MAX_CAPTION_BYTES = 64 * 1024
-
-
-def tidy_prompt(text: str) -> str:
-    """One line of text: lines trimmed and joined by a space, blank lines dropped.
-
-    Text encoders read a line break as a space, so nothing is lost. Characters that UTF-8 cannot
-    hold become question marks.
-    """
-    text = text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def read_caption(path: Path, name: str) -> str:

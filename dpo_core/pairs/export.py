@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ..metadata.image_metadata import PROMPT_KEY
+from ..metadata.prompt_text import tidy_prompt
 from .belief import BELIEFS_NAME, belief_line
-from .caption import CAPTION_SUFFIX, tidy_prompt
+from .caption import CAPTION_SUFFIX
 from .image_file import DIGEST_BYTES, IMAGE_SUFFIXES
 from .problem import PairError, PairProblem, printable
-from .prompt_metadata import PROMPT_KEY
 from .record import LabelledImage, Pair, PairSet, Picture
 
 MANIFEST_NAME = "export.json"

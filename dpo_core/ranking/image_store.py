@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pairs.prompt_metadata import PROMPT_KEY
+from ..metadata.image_metadata import PROMPT_KEY
 from .durable_file import sync_folder, write_durably
 from .png_file import write_png
 from .thumbnails import Thumbnails

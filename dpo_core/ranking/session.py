@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from ..pairs.caption import tidy_prompt
+from ..metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 from ..pairs.latent_file import KnownLatent
-from ..pairs.prompt_metadata import MAX_PROMPT_CHARS
 from ..pairs.record import Picture
 from .image_store import ImageStore, NewImage
 from .latent_store import LATENTS, LatentStore

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from dpo_core.metadata.prompt_metadata import read_prompt
 from dpo_core.pairs.export import export_pair_folder
 from dpo_core.pairs.folder import folder_manifest, load_pair_folder
 from dpo_core.pairs.labelled_folder import load_labelled_folder
 from dpo_core.pairs.problem import PairError
-from dpo_core.pairs.prompt_metadata import read_prompt
 from dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture
 
 

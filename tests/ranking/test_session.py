@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpo_core.metadata.prompt_metadata import read_prompt
 from dpo_core.pairs.latent_file import KnownLatent
-from dpo_core.pairs.prompt_metadata import read_prompt
 from dpo_core.ranking.image_store import NewImage, identified_images
 from dpo_core.ranking.pair_making import SessionJudgement, make_preferences
 from dpo_core.ranking.session import Session, SessionState, SessionStore

@@ -14,13 +14,10 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from .caption import tidy_prompt
-
-PROMPT_KEY = "dpo_prompt"
-"""The PNG text chunk of images we write, which holds the prompt they were ranked under."""
+from .image_metadata import PROMPT_KEY
+from .prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 
 MAX_METADATA_CHARS = 4_000_000
-MAX_PROMPT_CHARS = 64 * 1024
 MAX_NODES = 20_000
 MAX_SAMPLERS = 64
 MAX_LINKS = 64

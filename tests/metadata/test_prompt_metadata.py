@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpo_core.pairs.prompt_metadata import prompt_behind, read_prompt
+from dpo_core.metadata.prompt_metadata import prompt_behind, read_prompt
 
 TAIL = "Negative prompt: ugly, blurry\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
