@@ -7,13 +7,13 @@ levels and noises, and what it has on average is what counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+from ..pairs.split import place_of, some_of
 from ..training.batch import on_grid
 from ..training.dataset import EncodedPairs, buckets
 from ..training.denoiser import Denoiser
@@ -97,27 +97,19 @@ def split(
     # Of everything at once: what belongs to a ranked group must not come back as a pair.
     used = dataset.used_by(objective)
     share = settings.percent / 100
-    prompts = {one.group: _place(one.group, settings.split_seed) for one in used.records}
+    prompts = {one.group: place_of(one.group, settings.split_seed) for one in used.records}
     if used.lineage:
         first = next(iter(prompts), "")
         chosen = {name for name in prompts if prompts[name] < share and name != first}
     else:
-        chosen = _some_of(prompts, share)
+        chosen = some_of(prompts, share)
     if chosen and "" not in prompts:
         return _parted(used, {one.key for one in used.records if one.group in chosen})
     # Both images of a pair stay together, also where they count one by one.
     units = {one.key: _unit(one.key) for one in used.records}
-    places = {unit: _place(unit, settings.split_seed) for unit in units.values()}
-    chosen = _some_of(places, share)
+    places = {unit: place_of(unit, settings.split_seed) for unit in units.values()}
+    chosen = some_of(places, share)
     return _parted(used, {key for key, unit in units.items() if unit in chosen})
-
-
-def _some_of(places: Mapping[str, float], share: float) -> set[str]:
-    """Those below a share, but at least one, and not all; of a single one nothing."""
-    if len(places) < 2:
-        return set()
-    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
-    return ({name for name, place in places.items() if place < share} | {first}) - {last}
 
 
 def _unit(key: str) -> str:
@@ -343,11 +335,6 @@ def grid_of(cells: int) -> tuple[int, int]:
     """Noise levels and noises per level for about so many cells; the levels come first."""
     levels = min(max(1, cells), SIGMA_LEVELS)
     return levels, min(max(1, cells // SIGMA_LEVELS), NOISES)
-
-
-def _place(name: str, seed: int) -> float:
-    digest = blake2b(f"split {seed} {name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _mean(results: Sequence[PassResult]) -> PassResult:

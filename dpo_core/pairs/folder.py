@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .belief import CERTAIN, Belief, beliefs_stamp, read_beliefs
+from .belief import beliefs_stamp, read_beliefs
+from .candidate import Sides, judge_all, match_sides, without_leaks
 from .image_file import DIGEST_BYTES
-from .listed_image import caption_of, facts_of, named_files, picture_of, prompt_origins
+from .listed_image import named_files, prompt_origins
 from .listing import FolderListing, ListedFile, list_folder
-from .pattern import SidePattern, place, split_of
+from .pattern import SidePattern, place
 from .problem import PairError, PairProblem, describe_problems, printable
-from .record import Pair, PairSet, counted
+from .record import PairSet, counted
 
 ON_PROBLEM = ("error", "skip")
-MAX_THREADS = 8
 
 _HEADING = "This pair folder cannot be used"
-_SAME_NAME = "Give both images of a pair the same name, or take the single one out."
-_TELL_APART = "Keep one of them."
-_ONE_PROMPT = "Both images of a pair need the same prompt: correct one, or take the pair out."
 
 
 @dataclass(frozen=True)
@@ -34,26 +28,6 @@ class FolderReading:
     pairs: PairSet
     report: str
     problems: tuple[PairProblem, ...]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    stem: str
-    chosen: ListedFile
-    rejected: ListedFile
-
-    @property
-    def shown(self) -> str:
-        return f"{self.chosen.shown} and {self.rejected.shown}"
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A candidate after reading: its pair, where the prompt came from, or what is wrong."""
-
-    pair: Pair | None = None
-    prompt_origin: str = ""
-    problems: tuple[PairProblem, ...] = ()
 
 
 def load_pair_folder(
@@ -80,11 +54,11 @@ def load_pair_folder(
     beliefs, unread_beliefs = read_beliefs(listing.folder)
     sides, strangers = _sort_sides(listing, chosen, rejected)
     _require_sides(listing, sides, chosen, rejected)
-    candidates, problems = _match(sides)
-    judged = _judge_all(candidates, listing, beliefs)
+    candidates, problems = match_sides(sides, beliefs)
+    judged = judge_all(candidates, listing.captions)
     problems += [*_unread(listing, chosen, rejected), *unread_beliefs]
     problems = [*listing.problems, *problems, *(p for one in judged for p in one.problems)]
-    pairs, leaks = _without_leaks(one.pair for one in judged if one.pair is not None)
+    pairs, leaks = without_leaks(one.pair for one in judged if one.pair is not None)
     problems += leaks
     if problems and (on_problem == "error" or not pairs):
         raise PairError(problems, _HEADING)
@@ -144,14 +118,11 @@ def _prepare(
     return listing, patterns[0], patterns[1]
 
 
-_Sides = dict[str, dict[str, list[ListedFile]]]
-
-
 def _sort_sides(
     listing: FolderListing, chosen: SidePattern, rejected: SidePattern
-) -> tuple[_Sides, list[ListedFile]]:
+) -> tuple[Sides, list[ListedFile]]:
     """Images by side and pair name, and those that belong to neither side."""
-    sides: _Sides = {"chosen": defaultdict(list), "rejected": defaultdict(list)}
+    sides: Sides = {"chosen": defaultdict(list), "rejected": defaultdict(list)}
     strangers: list[ListedFile] = []
     for image in listing.images:
         found = place(image.bare, chosen, rejected)
@@ -178,7 +149,7 @@ def _unread(
 
 
 def _require_sides(
-    listing: FolderListing, sides: _Sides, chosen: SidePattern, rejected: SidePattern
+    listing: FolderListing, sides: Sides, chosen: SidePattern, rejected: SidePattern
 ) -> None:
     """Told once instead of as an unmatched image for every single file."""
     shown = printable(str(listing.folder))
@@ -196,112 +167,6 @@ def _require_sides(
                 problems.append(PairProblem(what, f"{shown} ({found})", fix))
     if problems:
         raise PairError([*problems, *listing.problems], _HEADING)
-
-
-def _match(sides: _Sides) -> tuple[list[_Candidate], list[PairProblem]]:
-    candidates: list[_Candidate] = []
-    problems: list[PairProblem] = []
-    chosen, rejected = sides["chosen"], sides["rejected"]
-    for stem in sorted({*chosen, *rejected}):
-        ours, theirs = chosen.get(stem, []), rejected.get(stem, [])
-        for files in (ours, theirs):
-            if len(files) > 1:
-                names = ", ".join(file.shown for file in files)
-                problems.append(PairProblem("Several images of one name", names, _TELL_APART))
-        if not theirs:
-            problems.append(
-                PairProblem("Chosen image without a rejected one", ours[0].shown, _SAME_NAME)
-            )
-        elif not ours:
-            problems.append(
-                PairProblem("Rejected image without a chosen one", theirs[0].shown, _SAME_NAME)
-            )
-        elif len(ours) == len(theirs) == 1:
-            candidates.append(_Candidate(stem, ours[0], theirs[0]))
-    return candidates, problems
-
-
-def _judge_all(
-    candidates: list[_Candidate], listing: FolderListing, beliefs: Mapping[str, Belief]
-) -> list[_Judged]:
-    # Reading, hashing and decoding all release the interpreter lock.
-    captions = {file.bare: file for file in listing.captions}
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        return list(
-            pool.map(
-                lambda one: _judge(one, captions, beliefs.get(one.stem, CERTAIN)), candidates
-            )
-        )
-
-
-def _judge(
-    candidate: _Candidate, captions: dict[str, ListedFile], belief: Belief
-) -> _Judged:
-    problems: list[PairProblem] = []
-    files = (candidate.chosen, candidate.rejected)
-    written = [caption_of(captions.get(file.bare), problems) for file in files]
-    with_prompt = written == [None, None]
-    facts = [facts_of(file, with_prompt, problems) for file in files]
-    origin = "metadata" if with_prompt else "caption"
-    # With a file that could not be read, the prompts cannot be compared in fairness.
-    prompts = written if not with_prompt else [fact.prompt if fact else None for fact in facts]
-    given = [prompt for prompt in prompts if prompt is not None]
-    if len(set(given)) > 1:
-        what = f"Prompts differ between the sides ({origin})"
-        problems.append(PairProblem(what, candidate.shown, _ONE_PROMPT))
-    ours, theirs = facts
-    if ours is None or theirs is None:
-        return _Judged(problems=tuple(problems))
-    if ours.digest == theirs.digest:
-        problems.append(
-            PairProblem(
-                "The same image on both sides",
-                candidate.shown,
-                "Replace one of the two images, or take the pair out.",
-            )
-        )
-    elif ours.size != theirs.size:
-        where = "{} is {} x {}, {} is {} x {}".format(
-            candidate.chosen.shown, *ours.size, candidate.rejected.shown, *theirs.size
-        )
-        problems.append(
-            PairProblem(
-                "Sizes differ between the sides", where, "Crop or scale both images to one size."
-            )
-        )
-    if problems:
-        return _Judged(problems=tuple(problems))
-    pair = Pair(
-        prompt=given[0] if given else "",
-        chosen=picture_of(candidate.chosen, ours),
-        rejected=picture_of(candidate.rejected, theirs),
-        group=belief.group,
-        chosen_probability=belief.chosen_probability,
-        split=split_of(candidate.stem),
-        source=candidate.chosen.shown,
-        rating_gap=belief.rating_gap,
-    )
-    return _Judged(pair, origin if given else "none")
-
-
-def _without_leaks(pairs: Iterable[Pair]) -> tuple[list[Pair], list[PairProblem]]:
-    """Leave out a pair that another split holds already: validation must not see training data."""
-    first: dict[str, Pair] = {}
-    kept: list[Pair] = []
-    problems: list[PairProblem] = []
-    for pair in pairs:
-        twin = first.setdefault(pair.key, pair)
-        if twin.split == pair.split:
-            kept.append(pair)
-            continue
-        problems.append(
-            PairProblem(
-                "The same pair in two splits",
-                f"{twin.source} and {pair.source}",
-                "Take it out of one of them.",
-            )
-        )
-    return kept, problems
 
 
 def _report(

@@ -64,7 +64,7 @@ def inspect_image(path: Path, name: str, with_prompt: bool) -> ImageFacts:
     other format by decoding. `with_prompt` also looks for a prompt in the metadata. `name` is how
     messages call the file. Raises PairError.
     """
-    data = _read_bytes(path, name)
+    data = read_image_bytes(path, name)
     with open_image(data, name) as image:
         size = oriented_size(image)
         prompt = prompt_of_image(image) if with_prompt else None
@@ -77,7 +77,7 @@ def inspect_image(path: Path, name: str, with_prompt: bool) -> ImageFacts:
 
 def digest_of_file(path: Path, name: str) -> str:
     """The content digest of a file, as `inspect_image` gives it. Raises PairError."""
-    return file_digest(_read_bytes(path, name))
+    return file_digest(read_image_bytes(path, name))
 
 
 def file_digest(data: bytes) -> str:
@@ -182,7 +182,8 @@ def _strict_decoding() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES = _tolerance_before
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def read_image_bytes(path: Path, name: str) -> bytes:
+    """A file's bytes; not whether they are an image. Raises PairError, also above 1 GB."""
     try:
         # Not blocking: opening a pipe that nobody writes to would otherwise wait for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)

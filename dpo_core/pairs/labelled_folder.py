@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folder import MAX_THREADS, ON_PROBLEM, FolderReading
+from .candidate import MAX_THREADS
+from .folder import ON_PROBLEM, FolderReading
 from .listed_image import caption_of, facts_of, named_files, picture_of, prompt_origins
 from .listing import FolderListing, ListedFile, list_folder
 from .pattern import split_of
