@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { chain, edit, loadStyle, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { chain, edit, loadStyles, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
 import { httpPort, newId } from "./ranking/http_port.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 
@@ -171,7 +171,7 @@ app.registerExtension({
   name: "dpo.ranking",
 
   init() {
-    loadStyle(new URL("./ranking/ranking.css", import.meta.url).href);
+    loadStyles("./ranking/ranking.css");
   },
 
   setup() {

@@ -2,21 +2,13 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { loadStyles } from "./graph.mjs";
 import { httpPort } from "./ranking/http_port.mjs";
 import { planSettings } from "./runs/settings_plan.mjs";
 import { RunsPanel } from "./runs/view/runs_panel.mjs";
 
 const TRAINER = "DPOTrainer";
 const ENDS = ["execution_start", "execution_success", "execution_error", "execution_interrupted"];
-
-function loadStyles() {
-  for (const path of ["./charts/charts.css", "./runs/view/runs.css"]) {
-    const link = document.createElement("link");
-    link.rel = "stylesheet";
-    link.href = new URL(path, import.meta.url).href;
-    document.head.append(link);
-  }
-}
 
 const port = {
   ...httpPort((path, options) => api.fetchApi(path, options)),
@@ -135,7 +127,9 @@ function setWidget(node, name, value) {
 app.registerExtension({
   name: "dpo.runs",
 
-  init: loadStyles,
+  init() {
+    loadStyles("./charts/charts.css", "./runs/view/runs.css");
+  },
 
   setup() {
     const panel = new RunsPanel(port);

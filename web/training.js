@@ -6,7 +6,7 @@ import { ChartView } from "./charts/chart_view.mjs";
 import { Feed, finished, readRows, readWarnings } from "./charts/feed.mjs";
 import { pictureOf, readPicture } from "./charts/picture.mjs";
 import { Curves } from "./charts/series.mjs";
-import { chain, edit, loadStyle, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { chain, edit, loadStyles, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
 
 const NODE = "DPOTrainSteps";
 const NAME = "chart";
@@ -378,7 +378,7 @@ app.registerExtension({
   name: "dpo.training",
 
   init() {
-    loadStyle(new URL("./charts/charts.css", import.meta.url).href);
+    loadStyles("./charts/charts.css");
   },
 
   setup() {

@@ -33,7 +33,7 @@ export class ChartView {
     this._aloud = el("p", { className: "dpo-plot-summary", role: "status" });
     this.element = el(
       "div",
-      { className: "dpo-chart", role: "region" },
+      { className: "dpo dpo-chart", role: "region" },
       this._head,
       this._bar,
       this._settings,

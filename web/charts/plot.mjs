@@ -61,7 +61,7 @@ export class Plot {
     this._field.setAttribute("aria-label", "Training curves, by step");
     this._field.setAttribute("aria-describedby", this._summary.id);
     this._field.append(this._canvas);
-    this.element = el("div", { className: "dpo-plot" }, this._field, this._empty, this._summary);
+    this.element = el("div", { className: "dpo dpo-plot" }, this._field, this._empty, this._summary);
     this._listen();
   }
 

@@ -14,7 +14,7 @@ WIDGET = "ranking"
 _OWN = Path(__file__).parent / "page"
 _CHECKOUT = Path(__file__).parents[3] / "web"
 _STYLE = "ranking.css"
-_ELEMENTS = "element.mjs"
+_SHARED = ("element.mjs", "theme.css")
 """What the widget shares with the pack's other pages, beside its folder."""
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -37,7 +37,8 @@ class PageFiles:
             for file in root.rglob("*"):
                 if file.suffix in _TYPES and file.is_file():
                     self._files[prefix + file.relative_to(root).parts] = file
-        self._files[_ELEMENTS,] = widget.parent / _ELEMENTS
+        for name in _SHARED:
+            self._files[name,] = widget.parent / name
 
     def read(self, path: tuple[str, ...]) -> tuple[bytes, str] | None:
         """Content and content type, None if there is no such file."""

@@ -69,7 +69,7 @@ export class RankingWidget {
     this._panel.setAttribute("aria-label", "Ranking");
     this._panel.addEventListener("keydown", (event) => this._onKey(event));
     this._panel.addEventListener("keyup", (event) => event.stopPropagation());
-    this.element = el("div", { className: "dpo-ranking" }, this._panel);
+    this.element = el("div", { className: "dpo dpo-ranking" }, this._panel);
     this._buildDialog();
   }
 
@@ -197,7 +197,7 @@ export class RankingWidget {
   }
 
   _buildDialog() {
-    this._dialog = el("dialog", { className: "dpo-dialog" });
+    this._dialog = el("dialog", { className: "dpo dpo-dialog" });
     this._dialog.setAttribute("aria-label", "Ranking, full screen");
     this._dialog.addEventListener("close", () => this._bringBack());
     // What is behind a full screen does not hear its keys.

@@ -40,7 +40,7 @@ function confirmed({ title, bytes: size, continued_by: after, loras }, error, po
     const remove = button({ label: "Delete the run", text: "Delete", className: "dpo-danger", onclick: () => dialog.close("delete") });
     const dialog = el(
       "dialog",
-      { className: "dpo-runs-dialog", onkeydown: (event) => event.stopPropagation() },
+      { className: "dpo dpo-runs-dialog", onkeydown: (event) => event.stopPropagation() },
       el("h3", { textContent: `Delete “${title}”?` }),
       ...(error ? [el("p", { className: "dpo-run-error", role: "alert", textContent: error })] : []),
       ...lines.map((textContent) => el("p", { textContent })),

@@ -63,7 +63,7 @@ export class RunsPanel {
       this._items,
     );
     setHidden(this.detail.element, true);
-    this.element = el("div", { className: "dpo-runs" }, this._listView, this.detail.element);
+    this.element = el("div", { className: "dpo dpo-runs" }, this._listView, this.detail.element);
     // The page's own keys would act on the graph.
     this.element.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !this.detail.element.hidden) {
