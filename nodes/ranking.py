@@ -16,8 +16,8 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ..dpo_core.metadata.generation import generation_behind, vae_behind
-from ..dpo_core.metadata.prompt_metadata import prompt_behind
+from ..dpo_core.metadata.comfyui import prompt_behind
+from ..dpo_core.metadata.comfyui_settings import generation_behind, vae_behind
 from ..dpo_core.pairs.latent_file import KnownLatent
 from ..dpo_core.pairs.problem import PairError
 from ..dpo_core.pairs.record import PairSet

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from ..metadata.prompt_metadata import prompt_of_image
+from ..metadata.reading import metadata_of_file
 from .problem import PairError, PairProblem
 
 IMAGE_SUFFIXES = frozenset(
@@ -67,7 +67,7 @@ def inspect_image(path: Path, name: str, with_prompt: bool) -> ImageFacts:
     data = read_image_bytes(path, name)
     with open_image(data, name) as image:
         size = oriented_size(image)
-        prompt = prompt_of_image(image) if with_prompt else None
+        prompt = metadata_of_file(BytesIO(data)).prompt if with_prompt else None
         if image.format == "PNG":
             image.verify()
         else:

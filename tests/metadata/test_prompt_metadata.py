@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpo_core.metadata.prompt_metadata import prompt_behind, read_prompt
+from dpo_core.metadata.comfyui import prompt_behind
+from dpo_core.metadata.reading import read_metadata
 
 TAIL = "Negative prompt: ugly, blurry\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
+
+
+def read_prompt(path: Path) -> str | None:
+    return read_metadata(path).prompt
 
 
 def png(path: Path, **texts: str) -> Path:
@@ -169,12 +174,17 @@ def test_what_is_not_one_text_for_the_whole_picture_gives_none(
     assert graph_prompt(tmp_path, graph) is None
 
 
-def test_a_second_output_may_be_the_negative_side_and_gives_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "prompt"), [("ControlNetApplyAdvanced", "ugly"), ("SomePack'sControlNet", None)]
+)
+def test_the_second_output_of_a_node_with_two_sides_is_the_negative_one_if_it_is_known(
+    tmp_path: Path, kind: str, prompt: str | None
+) -> None:
     graph = simple_graph(
         _1=node("KSampler", positive=["4", 1], negative=["4", 0]),
-        _4=node("ControlNetApplyAdvanced", positive=["2", 0], negative=["3", 0]),
+        _4=node(kind, positive=["2", 0], negative=["3", 0]),
     )
-    assert graph_prompt(tmp_path, graph) is None
+    assert graph_prompt(tmp_path, graph) == prompt
 
 
 @pytest.mark.parametrize(
@@ -206,14 +216,14 @@ def test_the_text_may_be_linked_to_a_plain_string_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        node("StringConcatenate", string_a="a", string_b="cat", delimiter=" "),
-        node("StringTrim", string="a cat", mode="Both"),
+        node("RegexReplace", string="a dog", regex_pattern="dog", replace="cat"),
+        node("SomeJoin", first="a", second="cat"),
         node("Wildcard", text="a {cat|dog}", seed=3),
         node("LoadText", file="prompt.txt"),
         node("Captioner", image=["8", 0]),
     ],
 )
-def test_text_that_is_worked_on_before_use_gives_none(
+def test_text_of_more_than_one_outcome_gives_none(
     tmp_path: Path, source: dict[str, Any]
 ) -> None:
     assert graph_prompt(tmp_path, simple_graph(_2=encode(["4", 0]), _4=source)) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dpo_core.metadata.prompt_metadata import read_prompt
+from dpo_core.metadata.reading import read_metadata
 from dpo_core.pairs.export import export_pair_folder
 from dpo_core.pairs.folder import folder_manifest, load_pair_folder
 from dpo_core.pairs.labelled_folder import load_labelled_folder
@@ -62,7 +62,7 @@ def test_pairs_come_back_with_prompts_soft_labels_gaps_groups_and_splits(tmp_pat
     for before, after in zip(records, back, strict=True):
         np.testing.assert_allclose(after.chosen.pixels(), before.chosen.pixels(), atol=0.002)
         np.testing.assert_allclose(after.rejected.pixels(), before.rejected.pixels(), atol=0.002)
-    assert read_prompt(folder / "chosen/0001.png") == "a cat"
+    assert read_metadata(folder / "chosen/0001.png").prompt == "a cat"
 
 
 def test_files_keep_their_bytes_and_an_empty_prompt_stays_empty(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpo_core.metadata.prompt_metadata import read_prompt
+from dpo_core.metadata.reading import read_metadata
 from dpo_core.pairs.latent_file import KnownLatent
 from dpo_core.ranking.image_store import NewImage, identified_images
 from dpo_core.ranking.pair_making import SessionJudgement, make_preferences
@@ -54,7 +54,7 @@ def test_images_are_stored_once_by_content_with_prompt_and_metadata(session: Ses
     with Image.open(path) as image:
         assert image.info["prompt"] == graph and image.info["dpo_prompt"] == "a cat"
         np.testing.assert_array_equal(np.asarray(image), pixels(1))
-    assert read_prompt(path) == "a cat"
+    assert read_metadata(path).prompt == "a cat"
     before = path.stat().st_mtime_ns, path.stat().st_ino
     second = session.add_set([NewImage(pixels(1)), *images(1, 9)], "another prompt")
     assert second.images[0].id == first.images[0].id

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dpo_core.metadata.generation import generation_behind, vae_behind
+from dpo_core.metadata.comfyui_settings import generation_behind, vae_behind
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

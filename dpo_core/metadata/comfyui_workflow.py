@@ -1,0 +1,300 @@
+"""ComfyUI's workflow, as the page draws it, turned into the graph that would run.
+
+Subgraphs are unfolded, reroutes and primitives resolved, muted nodes dropped and bypassed ones
+passed, as the page does when a workflow is queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .comfyui_graph import MAX_HOPS, MAX_NODES, Graph
+
+MAX_SUBGRAPH_DEPTH = 8
+_MUTED, _BYPASSED = 2, 4
+_OUTSIDE, _RESULT = -10, -20
+"""Ids that a subgraph's links have for what comes in and what goes out."""
+_NOT_RUN = ("PrimitiveNode", "Note", "MarkdownNote", "GetNode", "SetNode")
+_AFTER_SEED = ("fixed", "increment", "decrement", "randomize")
+
+# Older pages did not name the values they saved.
+_WIDGETS: dict[str, tuple[str, ...]] = {
+    "CLIPTextEncode": ("text",),
+    "CLIPTextEncodeSDXL": (
+        "width", "height", "crop_w", "crop_h", "target_width", "target_height", "text_g", "text_l",
+    ),
+    "CLIPTextEncodeSDXLRefiner": ("ascore", "width", "height", "text"),
+    "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
+    "CLIPTextEncodeSD3": ("clip_l", "clip_g", "t5xxl", "empty_padding"),
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "UNETLoader": ("unet_name", "weight_dtype"),
+    "EmptyLatentImage": ("width", "height", "batch_size"),
+    "EmptySD3LatentImage": ("width", "height", "batch_size"),
+    "KSampler": ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+    "KSamplerAdvanced": (
+        "add_noise", "noise_seed", "steps", "cfg", "sampler_name", "scheduler", "start_at_step",
+        "end_at_step", "return_with_leftover_noise",
+    ),
+    "SamplerCustom": ("add_noise", "noise_seed", "cfg"),
+    "RandomNoise": ("noise_seed",),
+    "PrimitiveString": ("value",),
+    "PrimitiveStringMultiline": ("value",),
+    "StringConcatenate": ("string_a", "string_b", "delimiter"),
+}  # fmt: skip
+
+_Fields = Mapping[str, Any]
+
+
+def api_graph_of(workflow: _Fields) -> Graph:
+    """The graph a workflow runs as; without nodes if it is none."""
+    page = _Page(_definitions(workflow))
+    nodes: dict[str, Any] = {}
+    for scope in page.scopes(_scope(workflow)):
+        for node in scope.nodes.values():
+            if node.get("mode", 0) in (_MUTED, _BYPASSED) or page.is_drawn_only(node):
+                continue
+            inputs = page.inputs_of(scope, node)
+            nodes[scope.full_id(node)] = {"class_type": node["type"], "inputs": inputs}
+    graph = Graph.of(nodes)
+    graph.as_typed = True
+    return graph
+
+
+def output_names_of(workflow: _Fields) -> dict[str, tuple[str, ...]]:
+    """What the outputs of each node are called, in lower case, by the id it runs under."""
+    page = _Page(_definitions(workflow))
+    return {
+        scope.full_id(node): tuple(
+            str(one.get("name", ""))[:100].lower() for one in _objects(node.get("outputs"))
+        )
+        for scope in page.scopes(_scope(workflow))
+        for node in scope.nodes.values()
+    }
+
+
+@dataclass
+class _Scope:
+    """A workflow or one use of a subgraph: its nodes by id, its links, and where it is used."""
+
+    nodes: dict[str, dict[str, Any]]
+    links: dict[str, tuple[str, int]]
+    """Link id -> node and output it comes from."""
+    results: dict[int, str] = field(default_factory=dict)
+    """A subgraph's output -> the link that fills it."""
+    definition: _Fields = field(default_factory=dict)
+    outside: _Scope | None = None
+    used_as: dict[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+    def full_id(self, node: _Fields) -> str:
+        return f"{self.prefix}{node['id']}"
+
+
+class _Page:
+    """Follows links through what only the page knows."""
+
+    def __init__(self, definitions: dict[str, _Fields]) -> None:
+        self._definitions = definitions
+        self._inside: dict[str, _Scope] = {}
+        self._hops = MAX_NODES
+
+    def scopes(self, top: _Scope) -> Iterator[_Scope]:
+        """A workflow and all uses of subgraphs in it, as far as they run."""
+        count = 0
+        ahead = [(top, 0)]
+        while ahead:
+            scope, depth = ahead.pop()
+            count += len(scope.nodes)
+            if count > MAX_NODES:
+                return
+            yield scope
+            for node in scope.nodes.values():
+                runs = node.get("mode", 0) not in (_MUTED, _BYPASSED)
+                if runs and node["type"] in self._definitions and depth < MAX_SUBGRAPH_DEPTH:
+                    ahead.append((self._scope_inside(scope, node), depth + 1))
+
+    def _scope_inside(self, scope: _Scope, node: dict[str, Any]) -> _Scope:
+        full_id = scope.full_id(node)
+        if full_id not in self._inside:
+            inside = _scope(self._definitions[node["type"]])
+            inside.outside, inside.used_as = scope, node
+            inside.prefix = f"{full_id}:"
+            self._inside[full_id] = inside
+        return self._inside[full_id]
+
+    def is_drawn_only(self, node: _Fields) -> bool:
+        kind = node["type"]
+        return kind in _NOT_RUN or kind in self._definitions or _is_reroute(kind)
+
+    def inputs_of(self, scope: _Scope, node: dict[str, Any]) -> dict[str, Any]:
+        """Values and links of a node that runs."""
+        inputs = _widget_values(node)
+        for name in _promoted_apart(scope, node, inputs):
+            del inputs[name]
+        for one in _objects(node.get("inputs")):
+            name, link = str(one.get("name")), one.get("link")
+            if link is None:
+                continue
+            inputs.pop(name, None)
+            value = self._source(scope, str(link))
+            if value is not None:
+                inputs[name] = value
+        return inputs
+
+    def _source(self, scope: _Scope, link: str) -> Any:
+        """What a link brings: [node id, output] of a node that runs, a value, or None."""
+        for _ in range(MAX_HOPS):
+            self._hops -= 1
+            if link not in scope.links or self._hops < 0:
+                return None
+            origin, output = scope.links[link]
+            if origin == str(_OUTSIDE):
+                entry = _entry_outside(scope, output)
+                if scope.outside is None or entry is None:
+                    return None
+                if entry.get("link") is None:
+                    return _widget_values(scope.used_as).get(str(entry.get("name")))
+                scope, link = scope.outside, str(entry["link"])
+                continue
+            node = scope.nodes.get(origin)
+            if node is None or node.get("mode", 0) == _MUTED:
+                return None
+            kind = node["type"]
+            if node.get("mode", 0) == _BYPASSED:
+                link = _link_of(_same_kind_of_input(node, output))
+            elif kind == "PrimitiveNode":
+                return _first_value(node)
+            elif kind == "GetNode":
+                link = _link_of(_first_input(_set_node(scope, _first_value(node))))
+            elif kind == "SetNode" or _is_reroute(kind):
+                link = _link_of(_first_input(node))
+            elif kind in self._definitions:
+                scope = self._scope_inside(scope, node)
+                link = scope.results.get(output, "")
+            else:
+                return [scope.full_id(node), output]
+        return None
+
+
+def _definitions(workflow: _Fields) -> dict[str, _Fields]:
+    definitions = workflow.get("definitions")
+    subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
+    return {str(one["id"]): one for one in _objects(subgraphs) if "id" in one}
+
+
+def _scope(graph: _Fields) -> _Scope:
+    nodes = {
+        str(node["id"]): node
+        for node in _objects(graph.get("nodes"))
+        if isinstance(node.get("type"), str) and "id" in node
+    }
+    links: dict[str, tuple[str, int]] = {}
+    results: dict[int, str] = {}
+    given = graph.get("links")
+    for link in given if isinstance(given, list) else []:
+        if isinstance(link, dict):
+            names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+            link = [link.get(name) for name in names]
+        if not isinstance(link, list) or len(link) < 5 or type(link[2]) is not int:
+            continue
+        links[str(link[0])] = (str(link[1]), link[2])
+        if str(link[3]) == str(_RESULT) and type(link[4]) is int:
+            results[link[4]] = str(link[0])
+    return _Scope(nodes, links, results, graph)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    found = value if isinstance(value, list) else []
+    return [one for one in found[:MAX_NODES] if isinstance(one, dict)]
+
+
+def _entry_outside(scope: _Scope, number: int) -> dict[str, Any] | None:
+    """The input of a subgraph's node that feeds the subgraph's input of this number."""
+    declared = _objects(scope.definition.get("inputs"))
+    if not 0 <= number < len(declared):
+        return None
+    name = declared[number].get("name")
+    fitting = [one for one in _objects(scope.used_as.get("inputs")) if one.get("name") == name]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _widget_values(node: _Fields) -> dict[str, Any]:
+    """The values typed into a node, by name, as far as their names are known."""
+    values = node.get("widgets_values")
+    if isinstance(values, dict):
+        return dict(values)
+    if not isinstance(values, list):
+        return {}
+    named = [one["widget"] for one in _objects(node.get("inputs")) if _has_name(one.get("widget"))]
+    names = _WIDGETS.get(str(node.get("type"))) or [one["name"] for one in named]
+    found: dict[str, Any] = {}
+    at = 0
+    for name in names:
+        if at >= len(values):
+            break
+        found[name] = values[at]
+        at += 1
+        # What is to become of a number after each run is saved behind it, without a name.
+        if at < len(values) and type(found[name]) is int and values[at] in _AFTER_SEED:
+            at += 1
+    return found
+
+
+def _has_name(widget: Any) -> bool:
+    return isinstance(widget, dict) and isinstance(widget.get("name"), str)
+
+
+def _promoted_apart(scope: _Scope, node: _Fields, inputs: _Fields) -> list[str]:
+    """Inputs of a node in a subgraph that are shown outside with another value than inside."""
+    properties = scope.used_as.get("properties")
+    shown = properties.get("proxyWidgets") if isinstance(properties, dict) else None
+    values = scope.used_as.get("widgets_values")
+    if not isinstance(shown, list) or not isinstance(values, list) or not values:
+        return []
+    pairs = [tuple(map(str, one[:2])) if isinstance(one, list) else () for one in shown]
+    apart = []
+    for i, pair in enumerate(pairs[:MAX_NODES]):
+        if len(pair) == 2 and pair[0] == str(node["id"]) and pair[1] in inputs:
+            same = len(pairs) == len(values) and values[i] == inputs[pair[1]]
+            apart += [] if same else [pair[1]]
+    return apart
+
+
+def _is_reroute(kind: str) -> bool:
+    return kind.lower().startswith("reroute")
+
+
+def _first_value(node: _Fields) -> Any:
+    values = node.get("widgets_values")
+    return values[0] if isinstance(values, list) and values else None
+
+
+def _first_input(node: _Fields | None) -> dict[str, Any] | None:
+    entries = [] if node is None else _objects(node.get("inputs"))
+    return entries[0] if entries else None
+
+
+def _set_node(scope: _Scope, name: Any) -> _Fields | None:
+    fitting = [
+        node
+        for node in scope.nodes.values()
+        if node["type"] == "SetNode" and _first_value(node) == name
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _same_kind_of_input(node: _Fields, output: int) -> dict[str, Any] | None:
+    """The input that a bypassed node hands on by an output: the first of the same type."""
+    inputs, outputs = _objects(node.get("inputs")), _objects(node.get("outputs"))
+    if not 0 <= output < len(outputs):
+        return None
+    kind = outputs[output].get("type")
+    beside = inputs[output : output + 1]
+    return next((one for one in [*beside, *inputs] if one.get("type") == kind), None)
+
+
+def _link_of(entry: _Fields | None) -> str:
+    link = None if entry is None else entry.get("link")
+    return "" if link is None else str(link)
