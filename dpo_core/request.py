@@ -37,6 +37,20 @@ def read_body(data: bytes) -> Mapping[str, Any]:
     return body
 
 
+def query_number(query: Mapping[str, str], name: str, usual: int, low: int, high: int) -> int:
+    """A whole number of a query, `usual` if it is not there. Raises RequestRefused."""
+    text = query.get(name, str(usual))
+    digits = text.removeprefix("-")
+    number = int(text) if digits.isascii() and digits.isdigit() and len(text) <= 16 else low - 1
+    if not low <= number <= high:
+        raise RequestRefused(
+            400,
+            "The request cannot be understood.",
+            [f"`{name}` is {ascii(text)[:60]}, no number of {low} to {high}."],
+        )
+    return number
+
+
 def within(root: Path, file: Path) -> bool:
     """True if the file is there, below the folder, and no link leads out of it."""
     try:

@@ -24,6 +24,7 @@ from server import PromptServer
 from ..dpo_core.ranking.requests import RankingRequests
 from ..dpo_core.request import RequestRefused
 from .answering import Answer, Handler, answered, body_of, off_the_loop
+from .curation_routes import add_curation_routes
 from .host.sessions import ranking_requests
 from .host.user import user_of_request
 from .host.waiting import WAITING_ROOM
@@ -43,6 +44,7 @@ def register_routes() -> None:
     add_routes(server.routes)
     add_run_routes(server.routes)
     add_training_routes(server.routes)
+    add_curation_routes(server.routes)
 
 
 def add_routes(routes: web.RouteTableDef) -> None:

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "metadata": set(),
     "pairs": {"metadata"},
     "ranking": {"metadata", "pairs", "request"},
+    "curation": {"metadata", "pairs", "ranking", "request"},
     "training": {"pairs"},
     "evaluation": {"pairs", "training"},
     "run": {"pairs", "training", "evaluation"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "demo": {"request", "pairs", "ranking", "training", "evaluation", "run", "saving"},
     "__main__": {"demo"},
 }
-TORCH_FREE = {"metadata", "pairs", "ranking"}
+TORCH_FREE = {"curation", "metadata", "pairs", "ranking"}
 
 
 @dataclass(frozen=True)

@@ -124,10 +124,24 @@ def rgb_pixels(image: Image.Image) -> NDArray[np.float32]:
     resolved, CMYK and other colour models are converted, and transparency is laid over white. Of
     an animation or a multi-page file the first picture is taken.
     """
+    return _floats(_upright(image))
+
+
+def rgb_bytes(image: Image.Image) -> NDArray[np.uint8]:
+    """`rgb_pixels` rounded to uint8 0..255, with a quarter of the memory where it is all there."""
+    image = _upright(image)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return np.array(image)
+    return np.rint(_floats(image) * 255).astype(np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)  # before load(): a TIFF turns itself while loading
     image.load()
-    if orientation in _TURN:
-        image = image.transpose(_TURN[orientation])
+    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
+
+
+def _floats(image: Image.Image) -> NDArray[np.float32]:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image)
     if image.has_transparency_data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -55,15 +55,16 @@ class FolderListing:
     problems: list[PairProblem] = field(default_factory=list)
 
 
-def list_folder(folder: str | Path) -> FolderListing:
+def list_folder(folder: str | Path, without: Collection[Path] = ()) -> FolderListing:
     """List a folder and its subfolders; hidden files, thumbnails and other files are passed over.
 
-    Links are followed only where they stay inside the folder. Raises PairError when the folder
-    is missing, is no folder, cannot be read, or holds more than MAX_FILES files.
+    Links are followed only where they stay inside the folder. `without` are folders below it that
+    are not looked into, resolved. Raises PairError when the folder is missing, is no folder,
+    cannot be read, or holds more than MAX_FILES files.
     """
     root = _checked(folder)
     listing = FolderListing(Path(folder))
-    for count, (name, entry) in enumerate(_walk(root, listing.problems)):
+    for count, (name, entry) in enumerate(_walk(root, listing.problems, without)):
         if count == MAX_FILES:
             raise PairError(
                 [
@@ -107,11 +108,13 @@ def _checked(folder: str | Path) -> Path:
     return root
 
 
-def _walk(root: Path, problems: list[PairProblem]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    root: Path, problems: list[PairProblem], without: Collection[Path]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """All files as (name relative to root, entry); each real folder once, so loops end."""
     waiting: list[tuple[str, Path]] = [("", root)]
     linked: list[tuple[str, Path]] = []  # later, so that a folder goes by its own name if it can
-    seen: set[Path] = set()
+    seen = set(without) - {root}
     while waiting or linked:
         prefix, folder = (waiting or linked).pop()
         if folder in seen:

@@ -24,6 +24,7 @@ from .session_name import SessionNameError, same_session, session_name
 from .vote import (
     MAX_IMAGES,
     MAX_STRIKES,
+    Candidate,
     CandidateSet,
     Vote,
     VoteError,
@@ -135,17 +136,28 @@ class Session:
         """
         if not 1 <= len(images) <= MAX_IMAGES:
             raise ValueError(f"{len(images)} images to rank: give 1 to {MAX_IMAGES} at a time")
-        prompt = tidy_prompt(prompt)
-        if len(prompt) > MAX_PROMPT_CHARS:
-            raise ValueError(f"the prompt is longer than {MAX_PROMPT_CHARS} characters")
+        prompt = _checked_prompt(prompt)
         if latents and len(latents) != len(images):
             raise ValueError(f"{len(latents)} latents of {len(images)} images")
-        self.images.folder.mkdir(parents=True, exist_ok=True)
-        stored = self.images.add(images, prompt)
+        stored = self.store(images, prompt)
         if latents:
             pairs = zip(stored, latents, strict=True)
             self.latents.add({image.id: latent for image, latent in pairs})
-        candidates = CandidateSet.of(prompt, stored)
+        return self.add_stored(stored, prompt)
+
+    def store(self, images: Sequence[NewImage], prompt: str) -> list[Candidate]:
+        """Stores images for a set to come, so that not all of a large one are in memory at once.
+
+        Raises as `add_set` does.
+        """
+        self.images.folder.mkdir(parents=True, exist_ok=True)
+        return self.images.add(images, _checked_prompt(prompt))
+
+    def add_stored(self, stored: Sequence[Candidate], prompt: str) -> CandidateSet:
+        """`add_set` of images that `store` has stored. Raises as that does."""
+        if not 1 <= len(stored) <= MAX_IMAGES:
+            raise ValueError(f"{len(stored)} images to rank: give 1 to {MAX_IMAGES} at a time")
+        candidates = CandidateSet.of(_checked_prompt(prompt), stored)
         self._log.append(set_record(candidates))
         return self.state().sets[candidates.id]
 
@@ -301,6 +313,13 @@ class _Replay:
             self._votes.append(record)
         else:
             self._unknown += 1
+
+
+def _checked_prompt(prompt: str) -> str:
+    prompt = tidy_prompt(prompt)
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise ValueError(f"the prompt is longer than {MAX_PROMPT_CHARS} characters")
+    return prompt
 
 
 def _require(vote: Vote, log: VoteLog) -> None:

@@ -89,9 +89,19 @@ class Thumbnails:
             self._at_work.release()
 
     def _write(self, image_id: str, image: Image.Image) -> None:
-        if not features.check("webp") or self.folder.is_symlink():  # that may lead elsewhere
+        if self.folder.is_symlink():  # that may lead elsewhere
             return
-        image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=1.0)  # halves the time, looks the same
         self.folder.mkdir(exist_ok=True)
-        with whole_file(self.path(image_id)) as file:
-            image.save(file, format="WEBP", quality=_QUALITY, method=_METHOD)
+        write_thumbnail(image, self.path(image_id))
+
+
+def write_thumbnail(image: Image.Image, path: Path) -> None:
+    """Writes a small copy of an RGB image, which is changed; nothing where WebP is not known.
+
+    Raises OSError.
+    """
+    if not features.check("webp"):
+        return
+    image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=1.0)  # halves the time, looks the same
+    with whole_file(path) as file:
+        image.save(file, format="WEBP", quality=_QUALITY, method=_METHOD)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..request import Answer, RequestRefused, within
+from ..request import Answer, RequestRefused, query_number, within
 from ..saving.run_folder import CHECKPOINT
 from ..saving.run_lock import holder
 from .description import base_name, described, losses
@@ -102,8 +102,8 @@ class RunRequests:
         Args:
             query: `after`, rows of later steps only; `most`, how many of them.
         """
-        after = _number(query, "after", -1, -1, 10**9)
-        most = _number(query, "most", USUAL_ROWS, FEWEST_ROWS, MOST_ROWS)
+        after = query_number(query, "after", -1, -1, 10**9)
+        most = query_number(query, "most", USUAL_ROWS, FEWEST_ROWS, MOST_ROWS)
         folder = self._folder(run)
         try:
             rows, last = rows_of([*self._store.lineage(folder), (folder, None)], after, most)
@@ -255,19 +255,6 @@ def _card(folder: Path) -> str:
         return ""
     with open(path, "rb") as file:
         return file.read(MAX_CARD_BYTES).decode("utf-8", errors="replace")
-
-
-def _number(query: Mapping[str, str], name: str, usual: int, low: int, high: int) -> int:
-    text = query.get(name, str(usual))
-    digits = text.removeprefix("-")
-    number = int(text) if digits.isascii() and digits.isdigit() and len(text) <= 12 else low - 1
-    if not low <= number <= high:
-        raise RequestRefused(
-            400,
-            "The request cannot be understood.",
-            [f"`{name}` is {ascii(text)[:60]}, no number of {low} to {high}."],
-        )
-    return number
 
 
 def _gone(run: str) -> RequestRefused:

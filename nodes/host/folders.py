@@ -35,6 +35,11 @@ def sessions_folder(user: str = "") -> Path:
     return (folder / "users" / user if user else folder) / "sessions"
 
 
+def curation_folder(user: str = "") -> Path:
+    """Where what is known of scanned folders is kept, beside the sessions."""
+    return sessions_folder(user).with_name("curation")
+
+
 def readable_folder(text: str) -> Path:
     """The folder a person named, resolved and checked.
 

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from ...dpo_core.ranking.requests import RankingRequests
 from ...dpo_core.ranking.session import Session, SessionStore
-from ...dpo_core.ranking.session_name import SessionNameError
+from ...dpo_core.ranking.session_name import SessionNameError, session_name
 from .folders import sessions_folder
 from .user import users
 
@@ -33,6 +33,11 @@ def session_at(path: str) -> Session:
 def ranking_requests(user: str) -> RankingRequests:
     """Answers to what a user's page asks of the sessions."""
     return _requests(user, sessions_folder(user))
+
+
+def has_session(name: str, user: str) -> bool:
+    """True if there is a session of that name. Raises SessionNameError."""
+    return session_name(name) in _store(sessions_folder(user)).names()
 
 
 def open_session(name: str, user: str) -> Session:
