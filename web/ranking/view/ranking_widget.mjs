@@ -1,5 +1,8 @@
 // The ranking widget: one board on the page, in a node or full screen. It knows no host: what is
-// outside comes through the port of `Board`, and `imageUrl(url)`, which makes an address absolute.
+// outside comes through the port of `Board`, and
+//
+//   imageUrl(url)               makes an address absolute
+//   full.isFull(), .toggle()    optional: of a host with a full screen of its own
 
 import { Board } from "../board.mjs";
 import { describe } from "../vote.mjs";
@@ -378,10 +381,14 @@ export class RankingWidget {
   _folded = true;
 
   get isFull() {
-    return this._dialog.open;
+    return this._port.full?.isFull() ?? this._dialog.open;
   }
 
   _toggleFull() {
+    if (this._port.full) {
+      this._port.full.toggle();
+      return;
+    }
     if (this.isFull) {
       this._dialog.close();
       return;
