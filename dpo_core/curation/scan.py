@@ -19,9 +19,9 @@ BATCH = 64
 """So many images are written to the index at once; a killed process reads them again."""
 BATCH_SECONDS = 0.5
 REST = 0.5
-"""After each image the scan rests for this part of the time it took. Its thread has the common
+"""After each image the scan rests for this part of the time it computed. Its thread has the common
 priority: with a lower one it could keep the interpreter's lock while others wait for it."""
-SETTLED_AFTER = 100
+SETTLED_AFTER = 40
 """A group that so many images in a row did not belong to is hardly going to grow."""
 
 
@@ -173,14 +173,14 @@ class Scan:
             )  # fmt: skip
         saved = time.monotonic()
         for file in unread:
-            began = time.perf_counter()
+            began = time.thread_time()
             if self._stop.is_set():
                 return False
             self._take(look_at(file, captions.get(file.bare)))
             if len(self._unsaved) >= BATCH or time.monotonic() - saved > BATCH_SECONDS:
                 self._save()
                 saved = time.monotonic()
-            time.sleep((time.perf_counter() - began) * REST)
+            time.sleep((time.thread_time() - began) * REST)
         return True
 
     def _take_known(

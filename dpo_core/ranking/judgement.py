@@ -30,6 +30,7 @@ class Judgement:
         every good image over every bad one, where nobody compared the two.
     labels: "good" or "bad", for images that were labelled.
     ties: each two images that were directly called equal, in the set's order.
+    removed: each two images that shall make no pair.
     """
 
     candidates: CandidateSet
@@ -37,6 +38,7 @@ class Judgement:
     picks: list[Pick] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     ties: list[tuple[str, str]] = field(default_factory=list)
+    removed: frozenset[frozenset[str]] = frozenset()
 
     @property
     def compared(self) -> list[str]:
@@ -65,6 +67,7 @@ class _Judge:
         self._outcomes: list[Outcome] = []
         self._picks: dict[frozenset[str], Pick] = {}
         self._tied: set[frozenset[str]] = set()
+        self._removed: set[frozenset[str]] = set()
         self._labels: dict[str, str] = {}
         self._thumbs: dict[str, str] = {}
 
@@ -78,6 +81,8 @@ class _Judge:
             self._comparison(vote["left"], vote["right"], vote["result"])
         elif kind == "swap":
             self._swap(vote["up"], vote["down"])
+        elif kind == "remove":
+            self._removed.add(frozenset(vote["images"]))
         elif kind == "thumbs":
             for image, label in vote["labels"].items():
                 self._thumbs[image] = self._labels[image] = label
@@ -97,7 +102,8 @@ class _Judge:
             for other in order[i + 1 :]
             if frozenset((one, other)) in self._tied
         ]
-        return Judgement(self._candidates, outcomes, picks, labels, ties)
+        removed = frozenset(self._removed)
+        return Judgement(self._candidates, outcomes, picks, labels, ties, removed)
 
     def _label_picks(self, labels: dict[str, str]) -> list[Pick]:
         """No outcomes: what a label says of an image is rated against the anchor already."""
@@ -148,7 +154,8 @@ class _Judge:
     def _swap(self, up: str, down: str) -> None:
         """The two change places with all that was said about them, so the others keep theirs.
 
-        What now is said of them was said of the other, so only this swap stays a direct pick.
+        What now is said of them was said of the other, so only this swap stays a direct pick; one
+        of best and worst, if that is what they were named.
         """
         other = {up: down, down: up}
         self._outcomes = [
@@ -158,19 +165,22 @@ class _Judge:
             for outcome in self._outcomes
         ]
         touched = {up, down}
+        before = self._picks.get(frozenset(touched))
         self._picks = {two: pick for two, pick in self._picks.items() if not two & touched}
         self._tied = {two for two in self._tied if not two & touched}
-        self._pick(up, down)
+        self._pick(up, down, designated=before is not None and before.designated)
 
     def _tie(self, one: str, other: str) -> None:
         two = frozenset((one, other))
         self._outcomes.append(Outcome(one, other, tie=True))
         self._picks.pop(two, None)
+        self._removed.discard(two)
         self._tied.add(two)
 
     def _pick(self, winner: str, loser: str, designated: bool = False) -> None:
         two = frozenset((winner, loser))
         self._tied.discard(two)
+        self._removed.discard(two)
         before = self._picks.pop(two, None)
         pick = Pick(winner, loser, designated)
         if before is not None and before.designated and before.winner == winner:

@@ -143,7 +143,7 @@ class SessionJudgement:
 
         First the named best-and-worst picks in the order they were made, of two that want the same
         image the later; then the outermost, those with the largest rating gap, as long as `rules`
-        ask for more.
+        ask for more. A removed pair is left out, and no other takes its place.
         """
         found = self.judgement(set_id)
         asked: list[ChosenPair] = []
@@ -157,7 +157,11 @@ class SessionJudgement:
             if rules.reuse_images or used.isdisjoint((pair.chosen, pair.rejected)):
                 (asked if named else others).append(pair)
                 used.update((pair.chosen, pair.rejected))
-        return asked[::-1] + others
+        return [
+            pair
+            for pair in asked[::-1] + others
+            if frozenset((pair.chosen, pair.rejected)) not in found.removed
+        ]
 
     def _possible(self, found: Judgement) -> list[ChosenPair]:
         """Every pair that may be made, those with the first claim on an image first.
@@ -267,6 +271,7 @@ class _RecordMaker:
 
     def ties(self) -> list[Pair]:
         sizes = {image.id: (image.width, image.height) for image in self._set.images}
+        judged = self._judged.judgement(self._set.id)
         return [
             Pair(
                 self._set.prompt,
@@ -275,8 +280,10 @@ class _RecordMaker:
                 self._group,
                 source=self._source,
             )
-            for one, other in self._judged.judgement(self._set.id).ties
-            if sizes[one] == sizes[other] and self._missing.isdisjoint((one, other))
+            for one, other in judged.ties
+            if sizes[one] == sizes[other]
+            and self._missing.isdisjoint((one, other))
+            and frozenset((one, other)) not in judged.removed
         ]
 
     def labelled(self) -> list[LabelledImage]:

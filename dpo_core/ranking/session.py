@@ -45,8 +45,8 @@ class SessionState:
 
     Attributes:
         name: of the session.
-        sets: every candidate set by its id, in the order they came.
-        votes: the votes that count, oldest first; no undos.
+        sets: every candidate set by its id, in the order they came, with its corrected prompt.
+        votes: the votes that count, oldest first; no undos, and no corrections of prompts.
         struck: how many votes were struck out.
         passed_over: how many lines no vote could be made of: damaged, or of a newer version.
         folder: of the images.
@@ -58,6 +58,8 @@ class SessionState:
     struck: int
     passed_over: int
     folder: Path
+    corrections: tuple[Vote, ...] = ()
+    """Of prompts: those that count, oldest first."""
 
     def votes_on(self, set_id: str) -> list[Vote]:
         """The votes that count on one set, oldest first."""
@@ -67,7 +69,7 @@ class SessionState:
         """Hex digest of the votes that count, on some sets or on all."""
         wanted = None if set_ids is None else set(set_ids)
         hasher = hashlib.blake2b(digest_size=16)
-        for vote in self.votes:
+        for vote in (*self.votes, *self.corrections):
             if wanted is None or vote["set"] in wanted:
                 hasher.update(encode_record(vote))
         return hasher.hexdigest()
@@ -83,7 +85,7 @@ class SessionState:
             raise VoteError(problems)
         struck = {vote_id for vote in new for vote_id in vote.get("strikes", [])}
         kept = [vote for vote in self.votes if vote["id"] not in struck]
-        added = [vote for vote in new if vote["kind"] != "undo"]
+        added = [vote for vote in new if vote["kind"] not in ("undo", "prompt")]
         return replace(self, votes=(*kept, *added))
 
     def picture(self, set_id: str, image_id: str) -> Picture:
@@ -292,17 +294,19 @@ class _Replay:
             self._take(record)
         self._taken = len(log.records)
         struck = _struck(self._votes)
+        count = [vote for vote in self._votes if vote["id"] not in struck]
+        corrections = tuple(vote for vote in count if vote["kind"] == "prompt")
+        sets = dict(self._sets)
+        for vote in corrections:
+            sets[vote["set"]] = replace(sets[vote["set"]], prompt=tidy_prompt(vote["prompt"]))
         return SessionState(
             session.name,
-            MappingProxyType(dict(self._sets)),
-            tuple(
-                vote
-                for vote in self._votes
-                if vote["kind"] != "undo" and vote["id"] not in struck
-            ),
+            MappingProxyType(sets),
+            tuple(vote for vote in count if vote["kind"] not in ("undo", "prompt")),
             len(struck),
             log.damaged + self._unknown,
             session.images.folder,
+            corrections,
         )
 
     def _take(self, record: Vote) -> None:

@@ -12,6 +12,8 @@ and once stored `at` (Unix time in ms, for people only). Fields not named here a
 | comparison | `set`, `left`, `right`, `result`: left, right, tie, both_bad, skip |
 | swap | `set`, `up`, `down`: two images of the standings change places, `up` is now above |
 | thumbs | `set`, `labels`: {image: good, bad, none} |
+| remove | `set`, `images`: [image, image], which make no pair until they are compared again |
+| prompt | `set`, `prompt`: the set's corrected prompt; its id stays that of the first one |
 | undo | `strikes`: [id, ...] |
 
 Any vote may have `strikes`, ids of earlier votes that no longer count: to change a pick, send the
@@ -25,8 +27,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
+from ..metadata.prompt_text import MAX_PROMPT_CHARS
 from ..request import MAX_BODY_BYTES
 
 SCHEMA_VERSION = 1
@@ -230,12 +233,30 @@ def _thumbs_problems(vote: Vote, candidates: CandidateSet) -> list[str]:
     return problems
 
 
+def _remove_problems(vote: Vote, candidates: CandidateSet) -> list[str]:
+    images = vote.get("images")
+    if not _is_ids(images) or len(images) != 2 or images[0] == images[1]:
+        return ["`images` must be a list of two images."]
+    if not candidates.image_ids.issuperset(images):
+        return ["`images` names an image that is not in the set."]
+    return []
+
+
+def _prompt_problems(vote: Vote, candidates: CandidateSet) -> list[str]:
+    prompt = vote.get("prompt")
+    if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARS:
+        return [f"`prompt` must be a text of up to {MAX_PROMPT_CHARS} characters."]
+    return []
+
+
 _CHECKS: dict[str, Callable[[Vote, CandidateSet], list[str]]] = {
     "best_worst": _best_worst_problems,
     "ranking": _ranking_problems,
     "comparison": _comparison_problems,
     "swap": _swap_problems,
     "thumbs": _thumbs_problems,
+    "remove": _remove_problems,
+    "prompt": _prompt_problems,
 }
 
 
@@ -257,7 +278,7 @@ def _is_vote_id(value: object) -> bool:
     return isinstance(value, str) and _VOTE_ID.fullmatch(value) is not None
 
 
-def _is_ids(value: object) -> bool:
+def _is_ids(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -51,7 +51,7 @@ def test_its_examples_are_stored_as_they_stand(store: SessionStore) -> None:
 
 
 def test_it_names_every_kind_of_vote_and_result() -> None:
-    kinds = ["best_worst", "ranking", "comparison", "swap", "thumbs", "undo"]
+    kinds = ["best_worst", "ranking", "comparison", "swap", "thumbs", "remove", "prompt", "undo"]
     assert [kind for kind in kinds if f"| `{kind}` |" not in TEXT] == []
     assert len(RESULTS) == 5 and len(LABELS) == 3
     for result in (*RESULTS, *LABELS):

@@ -78,7 +78,7 @@ def test_everything_wrong_with_any_of_them_is_told_at_once(tmp_path: Path) -> No
         "Vote 3: `best` and `worst` are the same image.",
         "Vote 4: `strikes` names 'unknown', which is no vote of this session.",
         "Vote 5: `kind` is 'nonsense', none of best_worst, ranking, comparison, swap, thumbs, "
-        "undo.",
+        "remove, prompt, undo.",
         "Vote 6: `id` must be 1 to 64 letters, digits, dots, dashes or underscores.",
     )
     votes = [votes[1], {"kind": "undo", "id": "u", "strikes": ["fine"]}]

@@ -209,6 +209,82 @@ def test_a_swap_in_the_standings_exchanges_two_images_and_leaves_the_others(
     assert explicit == {(table.ids[3], table.ids[0])}
 
 
+def test_best_and_worst_that_are_swapped_stay_a_named_pair(tmp_path: Path) -> None:
+    table = Table(tmp_path, 4)
+    table.best_worst(0, 3)
+    table.best_worst(1, 2)
+    assert table.pairs() == [(0, 3), (1, 2)]
+    table.vote("swap", up=table.ids[3], down=table.ids[0])
+    assert table.pairs() == [(1, 2), (3, 0)] and all(pair.explicit for pair in table.made())
+
+
+def test_a_removed_pair_is_left_out_and_no_other_takes_its_place(tmp_path: Path) -> None:
+    table = Table(tmp_path, 4)
+    table.rank([0], [1], [2], [3])
+    before = {one.image: one.rating for one in table.judged().standings(table.set.id)}
+    removed = table.vote("remove", images=[table.ids[3], table.ids[0]])
+    assert table.pairs() == [] and table.pairs(pairs_per_group=2) == [(1, 2)]
+    assert {one.image: one.rating for one in table.judged().standings(table.set.id)} == before
+    table.vote("undo", strikes=[removed])
+    assert table.pairs() == [(0, 3)]
+
+
+def test_a_named_a_labelled_and_a_tied_pair_can_be_removed(tmp_path: Path) -> None:
+    table = Table(tmp_path, 6)
+    table.best_worst(0, 1, among=table.ids[:2])
+    table.thumbs(i2="good", i3="bad")
+    table.rank([4, 5])
+    assert len(make_preferences(table.session.state()).records.ties) == 1
+    for one, other in ((0, 1), (2, 3), (4, 5)):
+        table.vote("remove", images=[table.ids[one], table.ids[other]])
+    records = make_preferences(table.session.state(), PairRules(9)).records
+    kept = {frozenset((pair.chosen.digest, pair.rejected.digest)) for pair in records}
+    assert frozenset(table.ids[:2]) not in kept and frozenset(table.ids[2:4]) not in kept
+    assert records.ties == ()
+
+
+def test_a_removed_pair_that_is_compared_again_counts_again(tmp_path: Path) -> None:
+    table = Table(tmp_path, 2)
+    table.compare(0, 1)
+    table.vote("remove", images=table.ids)
+    table.compare(1, 0)
+    table.compare(1, 0)
+    assert table.pairs() == [(1, 0)]
+
+
+def test_a_corrected_prompt_is_that_of_pairs_and_of_what_is_rated_together(tmp_path: Path) -> None:
+    table = Table(tmp_path, 2)
+    other = Table(tmp_path, 2, prompt="a dog")
+    table.best_worst(0, 1)
+    before, digest = table.session.fingerprint(), table.session.state().digest([table.set.id])
+    fixed = table.vote("prompt", prompt=" a\nDOG ")
+    state = table.session.state()
+    assert [pair.prompt for pair in make_preferences(state).records] == ["a DOG"]
+    assert state.sets[table.set.id].prompt == "a DOG" and state.sets[other.set.id].prompt == "a dog"
+    assert state.digest([table.set.id]) != digest and table.session.fingerprint() != before
+    assert [vote["kind"] for vote in state.votes] == ["best_worst"]
+    # The same images and first prompt again are the same set.
+    assert Table(tmp_path, 2).set.prompt == "a DOG"
+    table.vote("undo", strikes=[fixed])
+    assert [pair.prompt for pair in make_preferences(table.session.state()).records] == ["a cat"]
+    assert table.session.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    "vote",
+    [{"kind": "remove"}, {"kind": "remove", "images": "ab"}, {"kind": "remove", "images": [1, 2]},
+     {"kind": "remove", "images": ["x", "y"]}, {"kind": "prompt"},
+     {"kind": "prompt", "prompt": 3}, {"kind": "prompt", "prompt": "x" * 65_537}],
+)  # fmt: skip
+def test_a_removal_or_correction_that_says_nothing_is_refused(
+    vote: dict[str, Any], tmp_path: Path
+) -> None:
+    table = Table(tmp_path, 2)
+    assert len(table.session.problems({"id": "x", "set": table.set.id, **vote})) == 1
+    same = {"kind": "remove", "images": [table.ids[0]] * 2, "id": "x", "set": table.set.id}
+    assert len(table.session.problems(same)) == 1
+
+
 def test_votes_on_one_prompt_are_rated_together_and_pairs_stay_in_their_set(
     tmp_path: Path,
 ) -> None:

@@ -34,7 +34,7 @@ def _pairs_of(luck: int, n: int) -> dict[str, Any]:
     rng = random.Random(luck)
     ids = [f"i{i}" for i in range(n)]
     images = tuple(Candidate(one, *rng.choice(SIZES)) for one in ids)
-    kinds = rng.sample(("best_worst", "ranking", "comparison", "swap", "thumbs"), 2)
+    kinds = rng.sample(("best_worst", "ranking", "comparison", "swap", "remove", "thumbs"), 3)
     votes = [{"set": "s", **_vote(rng.choice(kinds), ids, rng)} for _ in range(rng.randint(1, 7))]
     rules = PairRules(rng.choice((1, 2, n)))
     sets = {"s": CandidateSet("s", "", images)}
@@ -65,6 +65,8 @@ def _vote(kind: str, ids: list[str], rng: random.Random) -> dict[str, Any]:
         return {"kind": kind, "left": one, "right": other, "result": rng.choice(RESULTS)}
     if kind == "swap":
         return {"kind": kind, "up": one, "down": other}
+    if kind == "remove":
+        return {"kind": kind, "images": [one, other]}
     marked = {image: rng.choice(("good", "bad", "none")) for image in ids if rng.random() < 0.6}
     return {"kind": kind, "labels": marked or {one: "good"}}
 

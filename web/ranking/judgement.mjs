@@ -6,8 +6,10 @@ import { ANCHOR } from "./ratings.mjs";
 /**
  * @param {string[]} images ids of the set
  * @param {object[]} votes those that count, oldest first
- * @returns {{outcomes: object[], picks: object[], labels: Map<string, string>, compared: string[]}}
- *   `compared`: images that were compared to another, in the set's order
+ * @returns {{outcomes: object[], picks: object[], labels: Map<string, string>,
+ *   compared: string[], isRemoved: (one: string, other: string) => boolean}}
+ *   `compared`: images that were compared to another, in the set's order; `isRemoved`: of two that
+ *   shall make no pair
  */
 export function judge(images, votes) {
   const judged = new Judge(images);
@@ -23,6 +25,7 @@ class Judge {
     this.outcomes = [];
     this.picks = new Map();
     this.tied = new Map();
+    this.removed = new Set();
     this.labels = new Map();
     this.thumbs = new Map();
   }
@@ -32,6 +35,7 @@ class Judge {
     else if (vote.kind === "ranking") this._ranking(vote.order);
     else if (vote.kind === "comparison") this._comparison(vote);
     else if (vote.kind === "swap") this._swap(vote);
+    else if (vote.kind === "remove") this.removed.add(two(...vote.images));
     else if (vote.kind === "thumbs") {
       for (const [image, label] of Object.entries(vote.labels)) {
         this.thumbs.set(image, label);
@@ -52,7 +56,9 @@ class Judge {
     for (const { winner, loser } of outcomes) {
       if (winner !== ANCHOR && loser !== ANCHOR) seen.add(winner).add(loser);
     }
-    return { outcomes, picks, labels, compared: this.images.filter((image) => seen.has(image)) };
+    const compared = this.images.filter((image) => seen.has(image));
+    const isRemoved = (one, other) => this.removed.has(two(one, other));
+    return { outcomes, picks, labels, compared, isRemoved };
   }
 
   _labelPicks(labels) {
@@ -113,17 +119,19 @@ class Judge {
       loser: other(loser),
       tie,
     }));
+    const named = this.picks.get(two(up, down))?.designated;
     const touched = (images) => images.includes(up) || images.includes(down);
     for (const [key, { winner, loser }] of this.picks) {
       if (touched([winner, loser])) this.picks.delete(key);
     }
     for (const [key, images] of this.tied) if (touched(images)) this.tied.delete(key);
-    this._pick(up, down);
+    this._pick(up, down, named);
   }
 
   _tie(one, other) {
     this.outcomes.push({ winner: one, loser: other, tie: true });
     this.picks.delete(two(one, other));
+    this.removed.delete(two(one, other));
     this.tied.set(two(one, other), [one, other]);
   }
 
@@ -131,6 +139,7 @@ class Judge {
     const key = two(winner, loser);
     const before = this.picks.get(key);
     this.tied.delete(key);
+    this.removed.delete(key);
     this.picks.delete(key);
     const named = designated || (before?.designated && before.winner === winner);
     this.picks.set(key, { winner, loser, designated: Boolean(named) });

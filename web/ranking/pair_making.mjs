@@ -34,7 +34,9 @@ export function chosenPairs(images, votes, pairsPerGroup) {
       take(pair, others);
     }
   }
-  return [...asked.reverse(), ...others].map(({ gap: _, ...pair }) => pair);
+  return [...asked.reverse(), ...others]
+    .filter((pair) => !found.isRemoved(pair.chosen, pair.rejected))
+    .map(({ gap: _, ...pair }) => pair);
 }
 
 // The best-and-worst picks, the last one first: it has the first claim on an image.

@@ -32,6 +32,7 @@ export function describe(one, name) {
   if (one.kind === "best_worst") return `${name(one.best)} best, ${name(one.worst)} worst`;
   if (one.kind === "ranking") return `${one.order.flat().length} images ranked`;
   if (one.kind === "swap") return `${name(one.up)} moved above ${name(one.down)}`;
+  if (one.kind === "remove") return `${one.images.map(name).join(" and ")} make no pair`;
   if (one.kind === "thumbs") {
     return Object.entries(one.labels)
       .map(([image, label]) => `${name(image)} ${label === "none" ? "without a label" : label}`)
