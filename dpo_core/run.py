@@ -286,6 +286,8 @@ class _Run:
         results, grad_norm = self._accumulate()
         # The one place where the host waits for the device.
         values = dict(zip(NAMES, step_metrics(results, grad_norm).tolist(), strict=True))
+        if self._cache is not None:
+            self._cache.settle()
         if self._step == 0:
             self._check_start(values)
         if self._settings.objective.beta_is_zero:

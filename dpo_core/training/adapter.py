@@ -30,6 +30,7 @@ from .adapter_layer import (
     peft_layers,
 )
 from .targets import MAX_RANK, pattern_problems, pattern_rank
+from .transfer import sent
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class Adapter:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         ranks = [layer.rank for layer in self._layers.values()]
         kept = torch.rand(sum(ranks), generator=generator) >= self._dropout
-        enlarged = (kept / (1 - self._dropout)).to(self._device)
+        enlarged = sent(kept / (1 - self._dropout), self._device)
         return dict(zip(self._layers, enlarged.split(ranks), strict=True))
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -87,8 +87,12 @@ class LoraLayer(AdapterLayer):
         if draw.kept is not None:
             down = down * draw.kept.reshape(-1, *[1] * (down.ndim - 1))
         # Weights are cast down. Casting activations up would keep them in twice the size.
-        inner = self._operation(x, down.to(x.dtype))
-        return (y + self._operation.mixed(inner, self._up.to(x.dtype)) * self._scale).to(y.dtype)
+        inner, up = self._operation(x, down.to(x.dtype)), self._up.to(x.dtype)
+        if not self._operation.kernel and y.dtype == x.dtype:
+            # One kernel, where three would go over values of the output's size.
+            rows, mixed = y.reshape(-1, y.shape[-1]), inner.reshape(-1, self.rank)
+            return torch.addmm(rows, mixed, up.t(), alpha=self._scale).view(y.shape)
+        return (y + self._operation.mixed(inner * self._scale, up)).to(y.dtype)
 
 
 class DoraLayer(LoraLayer):

@@ -39,6 +39,7 @@ from .objectives import (
 )
 from .objectives.safeguard import safeguard
 from .reference_cache import ReferenceCache
+from .transfer import sent
 
 
 class Policy(Protocol):
@@ -272,7 +273,7 @@ def _errors(scored: Sequence[_Scored], reference: _Reference | None) -> Errors:
     policy = torch.stack([one.error.detach() for one in scored])
     if reference is None:
         return Errors(policy)
-    known = reference.error.to(policy.dtype).to(policy.device)
+    known = sent(reference.error.to(policy.dtype), policy.device)
     if reference.residuals is None:
         return Errors(policy, known)
     with torch.no_grad():

@@ -8,7 +8,7 @@ nothing is interpolated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import torch
@@ -32,6 +32,7 @@ class ReferenceCache:
         self._errors: dict[str, Tensor] = {}
         self._unchecked: set[str] = set()
         self._from_file: set[str] = set()
+        self._on_device: list[tuple[tuple[str, ...], Tensor]] = []
         self.discarded = False
         """True if what came from a file was found to be wrong, and dropped."""
 
@@ -41,14 +42,29 @@ class ReferenceCache:
     def known(self, batch: Batch) -> Tensor | None:
         """The errors of all images, shape (G, B), CPU; None if the batch has to be computed."""
         names = batch.draw_keys
+        if any(name in others for name in names for others, _ in self._on_device):
+            self.settle()
         if any(name not in self._errors or name in self._unchecked for name in names):
             return None
         return torch.stack([self._errors[name] for name in names], 1)
 
     def learn(self, batch: Batch, errors: Tensor) -> None:
-        """Keeps what was computed: ``errors`` of shape (G, B)."""
-        columns = errors.detach().to("cpu", copy=True).unbind(1)
-        rows = dict(zip(batch.draw_keys, columns, strict=True))
+        """Keeps what was computed: ``errors`` of shape (G, B), on the device until they settle."""
+        self._on_device.append((batch.draw_keys, errors.detach()))
+
+    def settle(self) -> None:
+        """Reads what was learned in one go. A step does so once the device has nothing to do."""
+        learned, self._on_device = self._on_device, []
+        if not learned:
+            return
+        values = torch.cat([errors.flatten() for _, errors in learned]).to("cpu", copy=True)
+        parts = values.split([errors.numel() for _, errors in learned])
+        for (names, errors), part in zip(learned, parts, strict=True):
+            self._keep(names, part.reshape(errors.shape))
+
+    def _keep(self, names: Sequence[str], errors: Tensor) -> None:
+        # Copies: a view would keep all of them.
+        rows = {name: row.clone() for name, row in zip(names, errors.unbind(1), strict=True)}
         if any(self._is_wrong(name, row) for name, row in rows.items()):
             for name in self._from_file:
                 self._errors.pop(name, None)

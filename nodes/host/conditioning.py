@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...dpo_core.training.dataset import tensor_digest
+from ...dpo_core.training.transfer import sent
 
 Conditioning = list[Any]
 """One entry of ComfyUI's CONDITIONING: ``[tensor, options]``."""
@@ -84,7 +85,10 @@ class ModelConditioning:
         for other in others:
             if not comfy.samplers.cond_equal_size(first, other):
                 raise ValueError("Prompts of different form were put into one batch.")
-        return {key: value.concat([o[key] for o in others]) for key, value in first.items()}
+        return {
+            key: _sent(value.concat([o[key] for o in others]), self._device)
+            for key, value in first.items()
+        }
 
     @torch.no_grad()
     def _prepared(self, entry: Conditioning, latent_shape: Sequence[int]) -> dict[str, Any]:
@@ -107,6 +111,13 @@ class ModelConditioning:
         for cond in one_row.values():
             cond.cond = _plain(cond.cond)
         return one_row
+
+
+def _sent(value: Any, device: torch.device) -> Any:
+    """What the model itself would move to the device before it begins."""
+    if isinstance(value, list):
+        return [_sent(item, device) for item in value]
+    return sent(value, device) if isinstance(value, Tensor) else value
 
 
 def _plain(value: Any) -> Any:

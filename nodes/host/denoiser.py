@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dpo_core.training.denoiser import Prediction, Rows
+from ...dpo_core.training.transfer import sent
 from .conditioning import Conditioning, ModelConditioning
 from .prompt_cache import forget_prompts
 
@@ -78,9 +79,11 @@ class HostDenoiser:
 
     def predict(self, rows: Rows) -> Prediction:
         self.load()
-        clean = self._model.process_latent_in(rows.latents.to(self._device, torch.float32))
-        sigma = rows.sigma.to(self._device)
-        noise = rows.noise.to(self._device, copy=True)  # some families add to it in place
+        latents = sent(rows.latents, self._device).to(torch.float32)
+        clean = self._model.process_latent_in(latents)
+        sigma, noise = sent(rows.sigma, self._device), sent(rows.noise, self._device)
+        if noise is rows.noise:
+            noise = noise.clone()  # some families add to it in place
         noisy = self._model.model_sampling.noise_scaling(_per_row(sigma, clean), noise, clean)
         denoised = self._denoised(noisy, sigma, rows)
         network, skip = self._affine(sigma, noisy)

@@ -24,6 +24,7 @@ CONVOLUTIONS = (
 )
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d)
 _STATISTICS = ("running_mean", "running_var")
+_Ops: Any = comfy.ops.disable_weight_init
 
 
 def is_host_layer(module: nn.Module) -> bool:
@@ -129,12 +130,45 @@ class _Norm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         layer = ctx.layer
-        (saved,) = ctx.saved_tensors
-        x = saved.detach().requires_grad_()
-        with _weights(layer, x) as (weight, bias), torch.enable_grad():
-            y = _on_plain_weights(layer, x, _plain(weight), _plain(bias))
-            (result,) = torch.autograd.grad(y, x, grad.to(y.dtype))
+        (x,) = ctx.saved_tensors
+        with _weights(layer, x) as (weight, bias):
+            if _is_just(layer, _Ops.LayerNorm):
+                return _layer_norm_gradient(layer, x, weight, grad), None, None
+            if _is_just(layer, _Ops.GroupNorm):
+                return _group_norm_gradient(layer, x, weight, grad), None, None
+            x = x.detach().requires_grad_()
+            with torch.enable_grad():
+                y = _on_plain_weights(layer, x, _plain(weight), _plain(bias))
+                (result,) = torch.autograd.grad(y, x, grad.to(y.dtype))
         return result, None, None
+
+
+def _is_just(layer: Any, kind: Any) -> bool:
+    """True if nothing in the layer's class changes what the host's ``kind`` computes."""
+    methods = ("forward", "forward_comfy_cast_weights")
+    return isinstance(layer, kind) and all(
+        getattr(type(layer), name) is getattr(kind, name) for name in methods
+    )
+
+
+def _layer_norm_gradient(layer: Any, x: Tensor, weight: Tensor | None, grad: Tensor) -> Tensor:
+    """By autograd's own kernel, without a graph for one operation: that costs more than it."""
+    shape = list(layer.normalized_shape)
+    _, mean, deviation = torch.native_layer_norm(x, shape, None, None, layer.eps)
+    result: Tensor = torch.ops.aten.native_layer_norm_backward(
+        grad.to(x.dtype), x, shape, mean, deviation, weight, None, (True, False, False)
+    )[0]
+    return result
+
+
+def _group_norm_gradient(layer: Any, x: Tensor, weight: Tensor | None, grad: Tensor) -> Tensor:
+    x, grad = x.contiguous(), grad.to(x.dtype).contiguous()
+    sizes = (x.shape[0], x.shape[1], x[0, 0].numel(), layer.num_groups)
+    _, mean, deviation = torch.native_group_norm(x, None, None, *sizes, layer.eps)
+    result: Tensor = torch.ops.aten.native_group_norm_backward(
+        grad, x, mean, deviation, weight, *sizes, (True, False, False)
+    )[0]
+    return result
 
 
 @contextmanager

@@ -50,6 +50,27 @@ def test_error_is_the_networks_answer_minus_the_textbooks_target(kind: str) -> N
     assert torch.allclose(power, output.square().flatten(1).mean(1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sd3"])
+def test_errors_of_a_bf16_model_are_taken_in_fp32(kind: str) -> None:
+    patcher, answers = tiny_patcher(kind, torch.bfloat16), []
+    patcher.model.manual_cast_dtype = None  # a card would compute in bf16 as well
+    # Large, so that a mean in bf16 would be off by far more than what is allowed here.
+    rows = rows_for(kind, patcher, size=16)
+    network = patcher.model.diffusion_model
+    hook = network.register_forward_hook(lambda module, given, answer: answers.append(answer))
+    residual, power = scored(patcher, rows)
+    hook.remove()
+    (answer,) = answers
+    assert answer.dtype == torch.bfloat16 and residual.dtype == power.dtype == torch.float32
+    with differentiable(), torch.no_grad():
+        _, target = network_input(kind, patcher, rows)
+    exact = answer.double() - target.double()
+    for row in range(len(rows)):
+        error, answered = exact[row].square().mean(), answer[row].double().square().mean()
+        assert residual[row].square().mean().item() == pytest.approx(error.item(), rel=1e-5)
+        assert power[row].item() == pytest.approx(answered.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("sampling", ["edm", "v_prediction", "eps"])
 def test_error_under_continuous_sampling(sampling: str) -> None:
     # The same network, read as another kind of model: a patch of the host's own node.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..transfer import sent
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -99,7 +101,7 @@ class Labels:
 
         def moved(values: Tensor | None) -> Tensor | None:
             # In this order: not every device has float64.
-            return None if values is None else values.to(errors.dtype).to(errors.device)
+            return None if values is None else sent(values.to(errors.dtype), errors.device)
 
         probability = moved(self.chosen_probability)
         assert probability is not None
