@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .image_metadata import ImageMetadata
 
 MAX_SETTINGS = 500
+MAX_SETTINGS_CHARS = 200_000
 _NEGATIVE = re.compile(r"\s*Negative prompt:", re.IGNORECASE)
 _STEPS = re.compile(r"\s*Steps: *\d")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -101,9 +102,13 @@ def _without_networks(text: str) -> str:
 
 def _settings(line: str) -> dict[str, str]:
     """`Name: value, Name: "value, with a comma", ...`"""
+    line = line[:MAX_SETTINGS_CHARS]
     found: dict[str, str] = {}
     at = 0
-    while len(found) < MAX_SETTINGS and (colon := line.find(":", at)) >= 0:
+    for _ in range(MAX_SETTINGS):
+        colon = line.find(":", at)
+        if colon < 0:
+            break
         name = line[at:colon].rpartition(",")[2].strip()
         start = colon + 1
         while line[start : start + 1] == " ":

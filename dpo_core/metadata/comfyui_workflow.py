@@ -41,7 +41,13 @@ _WIDGETS: dict[str, tuple[str, ...]] = {
     "RandomNoise": ("noise_seed",),
     "PrimitiveString": ("value",),
     "PrimitiveStringMultiline": ("value",),
+    "CLIPTextEncodeLumina2": ("system_prompt", "user_prompt"),
+    "TextEncodeQwenImageEdit": ("prompt",),
+    "TextEncodeQwenImageEditPlus": ("prompt",),
     "StringConcatenate": ("string_a", "string_b", "delimiter"),
+    "StringReplace": ("string", "find", "replace"),
+    "StringTrim": ("string", "mode"),
+    "ComfySwitchNode": ("switch",),
 }  # fmt: skip
 
 _Fields = Mapping[str, Any]
@@ -151,12 +157,13 @@ class _Page:
                 return None
             origin, output = scope.links[link]
             if origin == str(_OUTSIDE):
-                entry = _entry_outside(scope, output)
-                if scope.outside is None or entry is None:
+                name = _name_outside(scope, output)
+                if scope.outside is None or name is None:
                     return None
-                if entry.get("link") is None:
-                    return _widget_values(scope.used_as).get(str(entry.get("name")))
-                scope, link = scope.outside, str(entry["link"])
+                linked = _link_of(_input_called(scope.used_as, name))
+                if not linked:
+                    return _widget_values(scope.used_as).get(name)
+                scope, link = scope.outside, linked
                 continue
             node = scope.nodes.get(origin)
             if node is None or node.get("mode", 0) == _MUTED:
@@ -210,21 +217,24 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [one for one in found[:MAX_NODES] if isinstance(one, dict)]
 
 
-def _entry_outside(scope: _Scope, number: int) -> dict[str, Any] | None:
-    """The input of a subgraph's node that feeds the subgraph's input of this number."""
+def _name_outside(scope: _Scope, number: int) -> str | None:
+    """What a subgraph's input of this number is called on the subgraph's node."""
     declared = _objects(scope.definition.get("inputs"))
-    if not 0 <= number < len(declared):
-        return None
-    name = declared[number].get("name")
-    fitting = [one for one in _objects(scope.used_as.get("inputs")) if one.get("name") == name]
+    name = declared[number].get("name") if 0 <= number < len(declared) else None
+    return name if isinstance(name, str) else None
+
+
+def _input_called(node: _Fields, name: str) -> dict[str, Any] | None:
+    fitting = [one for one in _objects(node.get("inputs")) if one.get("name") == name]
     return fitting[0] if len(fitting) == 1 else None
 
 
 def _widget_values(node: _Fields) -> dict[str, Any]:
     """The values typed into a node, by name, as far as their names are known."""
     values = node.get("widgets_values")
-    if isinstance(values, dict):
-        return dict(values)
+    for given in (node.get("widgets_values_named"), values):
+        if isinstance(given, dict):
+            return dict(given)
     if not isinstance(values, list):
         return {}
     named = [one["widget"] for one in _objects(node.get("inputs")) if _has_name(one.get("widget"))]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from .exif import comment_text, exif_texts, plain_text
 from .xmp import xmp_texts
 
@@ -16,6 +18,9 @@ MAX_TEXT_BYTES = 4_000_000
 MAX_ALL_BYTES = 8_000_000
 MAX_BLOCKS = 2_000
 """PNG chunks, JPEG segments or WebP chunks looked at in one file."""
+
+MAX_AVIF_BYTES = 64_000_000
+"""Pillow reads the whole of such a file to find its texts."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _XMP_IN_PNG = "XML:com.adobe.xmp"
@@ -34,7 +39,7 @@ def texts_of_path(path: Path) -> dict[str, str]:
 
 
 def texts_of_file(file: BinaryIO) -> dict[str, str]:
-    """The texts of a PNG, JPEG or WebP file, read up to the pixels; empty for any other.
+    """The texts of a PNG, JPEG, WebP or AVIF file, pixels left alone; empty for any other.
 
     PNG texts go by their keyword, EXIF tags and XMP properties by `exif:` or `xmp:` and their
     name, a JPEG's comment by `Comment`. A ComfyUI graph found in an EXIF tag ("prompt:{...}") goes
@@ -155,6 +160,19 @@ def _webp_texts(file: BinaryIO) -> Found:
         yield from _exif(data) if head[:4] == b"EXIF" else _named("xmp", xmp_texts(data))
 
 
+def _avif_texts(file: BinaryIO) -> Found:
+    Image.init()
+    if "AVIF" not in Image.OPEN or file.seek(0, 2) > MAX_AVIF_BYTES:
+        return
+    file.seek(0)
+    with Image.open(file, formats=["AVIF"]) as image:  # its pixels stay as they are
+        exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    if isinstance(exif, bytes):
+        yield from _exif(exif)
+    if isinstance(xmp, bytes) and len(xmp) <= MAX_TEXT_BYTES:
+        yield from _named("xmp", xmp_texts(xmp))
+
+
 def _exif(block: bytes) -> Found:
     yield from _named("exif", exif_texts(block))
 
@@ -174,4 +192,5 @@ _READERS: list[tuple[Callable[[bytes], bool], Callable[[BinaryIO], Found]]] = [
     (lambda start: start.startswith(_PNG), _png_texts),
     (lambda start: start.startswith(b"\xff\xd8\xff"), _jpeg_texts),
     (lambda start: start[:4] == b"RIFF" and start[8:] == b"WEBP", _webp_texts),
+    (lambda start: start[4:] in (b"ftypavif", b"ftypavis"), _avif_texts),
 ]

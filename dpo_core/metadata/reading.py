@@ -29,9 +29,9 @@ _FIELDS = [field.name for field in fields(ImageMetadata) if field.name not in ("
 
 
 def read_metadata(path: Path) -> ImageMetadata:
-    """What the metadata of a PNG, JPEG or WebP file tells; empty for any other file.
+    """What the metadata of a PNG, JPEG, WebP or AVIF file tells; empty for any other file.
 
-    Never raises; reads only as far as the pixels begin.
+    Never raises; decodes no pixels.
     """
     try:
         return metadata_of_texts(texts_of_path(path))
