@@ -16,6 +16,7 @@ from torch import Tensor
 from ..dpo_core.saving.lora_file import read_lora, save_lora
 from .host.folders import shown
 from .host.lora_check import check_saved
+from .host.lora_dialects import KEY_NAMES, renamed
 from .host.progress import say
 from .host.rescue import poll
 from .host.run_diary import note_lora
@@ -80,6 +81,12 @@ class SaveLora(io.ComfyNode):
                     tooltip="Puts settings and results into the file, and checks the file against "
                     "what was trained.",
                 ),
+                io.Combo.Input(
+                    "key_names", options=list(KEY_NAMES), default=KEY_NAMES[0], optional=True,
+                    tooltip="How layers are named in the file. ComfyUI loads all three. kohya: as "
+                    "sd-scripts writes them, for other interfaces. diffusers: for its pipelines; "
+                    "plain LoRA only. The last two need trainer connected.",
+                ),
             ],
             outputs=[io.String.Output(display_name="path")],
         )
@@ -90,16 +97,20 @@ class SaveLora(io.ComfyNode):
         lora: Mapping[str, Tensor],
         filename_prefix: str,
         trainer: TrainerValue | None = None,
+        key_names: str = KEY_NAMES[0],
     ) -> io.NodeOutput:
         with torch.inference_mode(False), torch.no_grad():
             if trainer is not None:
                 _refuse_strangers(lora, trainer)
+            written = _written(lora, trainer, key_names)
             try:
                 path = _free_path(filename_prefix)
-                metadata = {} if trainer is None else metadata_of(trainer, lora, path.stem)
-                saved = _saved_before(path, lora, metadata)
+                metadata = {}
+                if trainer is not None:
+                    metadata = metadata_of(trainer, lora, path.stem, written)
+                saved = _saved_before(path, metadata)
                 if saved is None:
-                    save_lora(path, lora, metadata, poll)
+                    save_lora(path, written, metadata, poll)
                 path = saved or path
                 if trainer is not None and trainer.step > trainer.origin.step:
                     note_lora(trainer, path)
@@ -108,10 +119,27 @@ class SaveLora(io.ComfyNode):
                     f"The LoRA could not be saved: {error}. Nothing half-written is left. Make "
                     "room or choose another folder and run again: what was trained is found again."
                 ) from error
-            report = check_saved(path, lora, None if trainer is None else trainer.patcher)
+            patcher = None if trainer is None else trainer.patcher
+            report = check_saved(path, written, patcher, lora)
         line = f"{'Saved' if saved is None else 'Nothing new since'} {shown(path)}. {report}"
         say(line, cls.hidden.unique_id, log=True)
         return io.NodeOutput(str(path), ui={"text": [line]})
+
+
+def _written(
+    lora: Mapping[str, Tensor], trainer: TrainerValue | None, key_names: str
+) -> Mapping[str, Tensor]:
+    """The tensors as they go into the file."""
+    if key_names not in KEY_NAMES:
+        raise ValueError(f"key_names is {key_names!r}: choose {', '.join(KEY_NAMES)}.")
+    if key_names == KEY_NAMES[0]:
+        return lora
+    if trainer is None:
+        raise ValueError(
+            f"key_names {key_names} needs the model to know its layers: connect trainer, from the "
+            "same Train Steps node as lora, or set key_names to comfyui."
+        )
+    return renamed(trainer.patcher, lora, key_names)
 
 
 def _refuse_strangers(lora: Mapping[str, Tensor], trainer: TrainerValue) -> None:
@@ -128,9 +156,7 @@ def _refuse_strangers(lora: Mapping[str, Tensor], trainer: TrainerValue) -> None
         )
 
 
-def _saved_before(
-    path: Path, lora: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> Path | None:
+def _saved_before(path: Path, metadata: Mapping[str, str]) -> Path | None:
     """The file of these names that is what would be written now, but for its number and date."""
     if not metadata:  # nothing says where it comes from
         return None

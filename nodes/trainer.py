@@ -117,7 +117,7 @@ class TrainerNode(io.ComfyNode):
                 Lora.Input(
                     "existing_lora", optional=True,
                     tooltip="A LoRA to refine. It is the reference that training is held to, and "
-                    "brings its own rank and alpha. Do not also load it into the model.",
+                    "brings its own type, rank and alpha. Do not also load it into the model.",
                 ),
                 Trainer.Input(
                     "continue_from", optional=True,
@@ -183,19 +183,21 @@ class TrainerNode(io.ComfyNode):
             seed=seed,
         )
         if continue_from is None:
-            refined = existing_lora is not None
             adapter = replace(adapter or AdapterSettings(), rank=rank, alpha=alpha)
         else:
-            refined = continue_from.origin.existing is not None
             adapter = continue_from.adapter
         problems = model_problems(model) + settings.problems()
-        problems += adapter_problems(model, adapter, refined)
+        origin = None
         with torch.inference_mode(False), torch.no_grad():
             with _noted(problems):
                 origin, said = _origin(model, existing_lora, continue_from)
+            if origin is None:
+                problems += adapter.problems()
+            else:
+                problems += adapter_problems(model, adapter, origin.existing)
             with _noted(problems):
                 shaped, held_out = _shaped(dataset, model, settings)
-            if problems:
+            if problems or origin is None:
                 raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
             trainer = build_trainer(
                 model, shaped, settings, adapter, gradient_checkpointing, origin,
@@ -368,10 +370,12 @@ def _origin(
         return Origin(), []
     existing = read_existing(model, existing_lora)
     refuse_if_upstream(model, existing.weights)
-    ranks = sorted({weights.rank for weights in existing.weights.values()})
+    found = existing.weights.values()
+    kinds = ", ".join(sorted({weights.kind for weights in found}))
+    ranks = ", ".join(map(str, sorted({weights.rank for weights in found} - {0}))) or "full"
     return Origin(existing.weights, existing.carried), [
-        f"refines the given LoRA: {len(existing.weights)} layers, rank "
-        f"{', '.join(map(str, ranks))}; the rank, alpha and targets set here are not used"
+        f"refines the given LoRA: {counted(len(found), 'layer')}, rank {ranks}, type {kinds}; the "
+        "rank, alpha and targets set here are not used"
     ]
 
 

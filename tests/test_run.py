@@ -758,8 +758,8 @@ def test_with_an_existing_adapter_the_anchor_is_where_it_started() -> None:
     frozen, original = adapter.frozen_reference(), toy_lora(ToyFlow())
     assert frozen is not None
     for name, weights in original.items():
-        assert torch.equal(frozen[f"{name}.lora_A.weight"], weights.down)
-        assert torch.equal(frozen[f"{name}.lora_B.weight"], weights.up)
+        assert torch.equal(frozen[f"{name}.lora_A.weight"], weights.parts["lora_A.weight"])
+        assert torch.equal(frozen[f"{name}.lora_B.weight"], weights.parts["lora_B.weight"])
 
 
 def test_added_pairs_are_seen_at_once_and_no_pair_meets_its_noise_again() -> None:

@@ -20,10 +20,10 @@ from .tensor_file import write_tensors
 
 PARTS = (
     "lora_A.weight", "lora_B.weight", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a",
-    "hada_w2_b", "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+    "hada_w2_b", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
 )  # fmt: skip
 """Names of a layer's tensors, by which every loader knows what they are."""
-_WITH_RANK = ("lora_A.weight", "hada_w1_b", "lokr_w2_b")
+_WITH_RANK = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 _NETWORKS = {
     "dora": ("lycoris.kohya", {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}),
     "loha": ("lycoris.kohya", {"algo": "loha"}),
@@ -44,12 +44,11 @@ def lora_layers(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def lora_ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Rank of every layer that has one."""
-    return {
-        layer: parts[part].shape[0]
-        for layer, parts in lora_layers(tensors).items()
-        for part in _WITH_RANK
-        if part in parts
-    }
+    found = {}
+    for layer, parts in lora_layers(tensors).items():
+        if (part := next((name for name in _WITH_RANK if name in parts), None)) is not None:
+            found[layer] = parts[part].shape[0]
+    return found
 
 
 def lora_tensors(
@@ -93,7 +92,9 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except Exception as error:
-        raise ValueError(f"{path.name} is not a readable .safetensors file: {error}") from error
+        raise ValueError(
+            f"{path.name} is not a readable .safetensors file ({error}). Use another copy of it."
+        ) from error
 
 
 def lora_metadata(

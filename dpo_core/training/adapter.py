@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -27,8 +27,10 @@ from .adapter_layer import (
     LohaLayer,
     LokrLayer,
     LoraLayer,
-    peft_layers,
+    new_parts,
+    weight_shape,
 )
+from .lora_weights import LoraWeights
 from .targets import MAX_RANK, pattern_problems, pattern_rank
 from .transfer import sent
 
@@ -111,25 +113,6 @@ class Target:
     borrow: Callable[[], AbstractContextManager[Tensor]] | None = None
 
 
-@dataclass(frozen=True)
-class LoraWeights:
-    """One layer's low-rank weights.
-
-    Attributes:
-        down: shape (rank, in, *kernel).
-        up: shape (out, rank, *ones).
-        alpha: the layer's scale is ``alpha / rank``.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-
 class Adapter:
     """A LoRA over ``targets``, its parameters in fp32 on ``device``.
 
@@ -138,11 +121,11 @@ class Adapter:
         settings: shape of a new LoRA.
         device: where the model computes.
         seed: of the initial values; they do not depend on anything else.
-        existing: a LoRA to go on from, by target name. Its ranks and alphas replace those of
+        existing: a LoRA to go on from, by target name. Its types, ranks and alphas replace those of
             ``settings``, and as it is now it becomes the reference.
 
     Raises:
-        ValueError: if there is nothing to adapt.
+        ValueError: if there is nothing to adapt, or what exists does not fit the targets.
     """
 
     def __init__(
@@ -155,17 +138,18 @@ class Adapter:
     ) -> None:
         if existing is not None:
             targets = [target for target in targets if target.name in existing]
-            settings = replace(settings, kind="lora")
         if not targets:
             raise ValueError("The model has no layer this LoRA can attach to.")
         self._targets = {target.name: target for target in targets}
-        self._layers = _layers(targets, settings, device, seed, existing)
+        if existing is None:
+            self._layers = _new_layers(targets, settings, device, seed)
+        else:
+            self._layers = _existing_layers(self._targets, existing, device)
         self._device, self._dropout = device, settings.dropout
         self._draws: dict[str, Draw] | None = None
         self._frozen: dict[str, Tensor] | None = None
         self._active = True
         if existing is not None:
-            self.load(_named_weights(existing))
             self.freeze_reference(self.snapshot())
 
     @property
@@ -308,37 +292,45 @@ class Adapter:
             self._draws = draws
 
 
-def _named_weights(existing: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
-    found = {}
-    for name, weights in existing.items():
-        found[f"{name}.lora_A.weight"] = weights.down
-        found[f"{name}.lora_B.weight"] = weights.up
-    return found
-
-
-def _layers(
-    targets: Sequence[Target],
-    settings: AdapterSettings,
-    device: torch.device,
-    seed: int,
-    existing: Mapping[str, LoraWeights] | None,
+def _new_layers(
+    targets: Sequence[Target], settings: AdapterSettings, device: torch.device, seed: int
 ) -> dict[str, AdapterLayer]:
-    names = [target.name for target in targets]
-    if existing is None:
-        ranks = [settings.rank_at(name) for name in names]
-        alphas = [settings.alpha_at(rank) for rank in ranks]
-    else:
-        ranks = [existing[name].rank for name in names]
-        alphas = [existing[name].alpha for name in names]
-    made = peft_layers([target.layer for target in targets], settings.kind, ranks, device, seed)
-    kinds: dict[str, Callable[..., AdapterLayer]] = {"loha": LohaLayer, "lokr": LokrLayer}
+    ranks = [settings.rank_at(target.name) for target in targets]
+    made = new_parts([target.layer for target in targets], settings.kind, ranks, device, seed)
+    return {
+        target.name: _layer(target, settings.kind, parts, settings.alpha_at(rank))
+        for target, parts, rank in zip(targets, made, ranks, strict=True)
+    }
+
+
+def _existing_layers(
+    targets: Mapping[str, Target], existing: Mapping[str, LoraWeights], device: torch.device
+) -> dict[str, AdapterLayer]:
+    wrong = sorted(existing.keys() - targets.keys()) + [
+        name for name, target in targets.items()
+        if not existing[name].fits(weight_shape(target.layer))
+    ]
+    if wrong:
+        raise ValueError(f"The LoRA does not fit the model: {', '.join(wrong[:5])}.")
     found = {}
-    for target, peft_layer, alpha in zip(targets, made, alphas, strict=True):
-        kind = kinds.get(settings.kind, LoraLayer)
-        if settings.kind == "dora":
-            kind = partial(DoraLayer, weight=target.borrow or partial(_own_weight, target.layer))
-        found[target.name] = kind(target.layer, peft_layer, alpha)
+    for name, target in targets.items():
+        weights = existing[name]
+        parts = {
+            part: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True).contiguous())
+            for part, tensor in weights.parts.items()
+        }
+        found[name] = _layer(target, weights.kind, parts, weights.alpha or 0.0)
     return found
+
+
+def _layer(
+    target: Target, kind: str, parts: Mapping[str, nn.Parameter], alpha: float
+) -> AdapterLayer:
+    if kind == "dora":
+        weight = target.borrow or partial(_own_weight, target.layer)
+        return DoraLayer(target.layer, parts, alpha, weight)
+    kinds: dict[str, Callable[..., AdapterLayer]] = {"loha": LohaLayer, "lokr": LokrLayer}
+    return kinds.get(kind, LoraLayer)(target.layer, parts, alpha)
 
 
 def _own_weight(layer: Any) -> AbstractContextManager[Tensor]:

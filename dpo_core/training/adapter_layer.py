@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ _MOST_NUMBERS = 2**24
 
 Forward = Callable[[Tensor], Tensor]
 BorrowedWeight = Callable[[], AbstractContextManager[Tensor]]
+Parts = Mapping[str, nn.Parameter]
 
 
 @dataclass
@@ -55,7 +56,7 @@ class AdapterLayer(ABC):
         alpha: what a LoRA loader divides by the rank; None if it would not look at it.
     """
 
-    parts: dict[str, nn.Parameter]
+    parts: Parts
     rank: int
     alpha: float | None
 
@@ -73,9 +74,9 @@ class LoraLayer(AdapterLayer):
     Also for rsLoRA, Kalajdzievski 2023 (arXiv:2312.03732): alpha is then its own times sqrt(rank).
     """
 
-    def __init__(self, layer: nn.Module, made: Any, alpha: float) -> None:
-        self._down, self._up = made.lora_A[_PEFT].weight, made.lora_B[_PEFT].weight
-        self.parts = {"lora_A.weight": self._down, "lora_B.weight": self._up}
+    def __init__(self, layer: nn.Module, parts: Parts, alpha: float) -> None:
+        self._down, self._up = parts["lora_A.weight"], parts["lora_B.weight"]
+        self.parts = parts
         self.rank, self.alpha = self._down.shape[0], alpha
         self._scale = alpha / self.rank
         self._operation = _Operation(layer)
@@ -103,14 +104,11 @@ class DoraLayer(LoraLayer):
     """
 
     def __init__(
-        self, layer: nn.Module, made: Any, alpha: float, weight: BorrowedWeight
+        self, layer: nn.Module, parts: Parts, alpha: float, weight: BorrowedWeight
     ) -> None:
-        super().__init__(layer, made, alpha)
+        super().__init__(layer, parts, alpha)
         self._weight = weight
-        # Not a number until initialised: no result is better than a wrong one.
-        shape = [1, self._down.shape[1], *[1] * (self._down.ndim - 2)]
-        self._magnitude = nn.Parameter(torch.full(shape, torch.nan, device=self._down.device))
-        self.parts["dora_scale"] = self._magnitude
+        self._magnitude = parts["dora_scale"]
 
     def forward(self, frozen: Forward, x: Tensor, draw: Draw) -> Tensor:
         if draw.norm is None:
@@ -121,7 +119,8 @@ class DoraLayer(LoraLayer):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        self._magnitude.copy_(self._norm())
+        if bool(self._magnitude.isnan().any()):
+            self._magnitude.copy_(self._norm())
 
     @torch.no_grad()
     def _norm(self) -> Tensor:
@@ -147,10 +146,9 @@ class LohaLayer(AdapterLayer):
     Hyeon-Woo et al. 2022 (arXiv:2108.06098), proposition 1.
     """
 
-    def __init__(self, layer: nn.Module, made: Any, alpha: float) -> None:
-        names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-        self.parts = {name: getattr(made, name)[_PEFT] for name in names}
-        self.rank, self.alpha = self.parts["hada_w1_b"].shape[0], alpha
+    def __init__(self, layer: nn.Module, parts: Parts, alpha: float) -> None:
+        self.parts = parts
+        self.rank, self.alpha = parts["hada_w1_b"].shape[0], alpha
         self._scale = alpha / self.rank
         self._operation = _Operation(layer)
 
@@ -165,22 +163,16 @@ class LohaLayer(AdapterLayer):
 
 
 class LokrLayer(AdapterLayer):
-    """W + alpha / rank * (W1 kron W2), W2 = W2a W2b where that is smaller.
+    """W + alpha / rank * (W1 kron W2), W2 = W2a W2b where that is smaller; W1 likewise.
 
-    Yeh et al. 2024 (arXiv:2309.14859), section 3. A whole W2 has no rank, and alpha no effect.
+    Yeh et al. 2024 (arXiv:2309.14859), section 3. The rank is W2's, else W1's. Where both are whole
+    there is none, and alpha has no effect.
     """
 
-    def __init__(self, layer: nn.Module, made: Any, alpha: float) -> None:
-        self.parts = {"lokr_w1": made.lokr_w1[_PEFT]}
-        if _PEFT in made.lokr_w2:
-            # Flat: loaders do not agree on kernels.
-            whole = made.lokr_w2[_PEFT].detach().flatten(1).clone()
-            self.parts["lokr_w2"] = nn.Parameter(whole)
-            self.rank, self.alpha = 0, None
-        else:
-            self.parts["lokr_w2_a"] = made.lokr_w2_a[_PEFT]
-            self.parts["lokr_w2_b"] = made.lokr_w2_b[_PEFT]
-            self.rank, self.alpha = self.parts["lokr_w2_b"].shape[0], alpha
+    def __init__(self, layer: nn.Module, parts: Parts, alpha: float) -> None:
+        self.parts = parts
+        ranks = [parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts]
+        self.rank, self.alpha = (ranks[0], alpha) if ranks else (0, None)
         self._scale = 1.0 if self.alpha is None else self.alpha / self.rank
         self._operation = _Operation(layer)
 
@@ -190,7 +182,7 @@ class LokrLayer(AdapterLayer):
 
     def _change(self, x: Tensor) -> Tensor:
         """(W1 kron W2) x without that matrix: W2 on every slice of the input, W1 across them."""
-        first, second = (part.to(x.dtype) for part in (self.parts["lokr_w1"], self._second()))
+        first, second = (self._factor(name).to(x.dtype) for name in ("lokr_w1", "lokr_w2"))
         slices = first.shape[1]
         if not self._operation.kernel:
             inner = F.linear(x.unflatten(-1, (slices, -1)), second)
@@ -203,20 +195,20 @@ class LokrLayer(AdapterLayer):
         mixed = first @ inner.reshape(*batch, slices, -1)
         return mixed.reshape(*batch, -1, *inner.shape[-sites:])
 
-    def _second(self) -> Tensor:
-        if "lokr_w2" in self.parts:
-            return self.parts["lokr_w2"]
-        return self.parts["lokr_w2_a"] @ self.parts["lokr_w2_b"]
+    def _factor(self, name: str) -> Tensor:
+        if name in self.parts:
+            return self.parts[name]
+        return self.parts[f"{name}_a"] @ self.parts[f"{name}_b"]
 
 
-def peft_layers(
+def new_parts(
     layers: Sequence[nn.Module],
     kind: str,
     ranks: Sequence[int],
     device: torch.device,
     seed: int,
-) -> list[Any]:
-    """PEFT's layers over stand-ins of ``layers``; initial values depend on ``seed`` alone.
+) -> list[dict[str, nn.Parameter]]:
+    """The parts of new adapters for ``layers``; initial values depend on ``seed`` alone.
 
     Raises:
         ValueError: PEFT has no such adapter for one of them.
@@ -233,7 +225,36 @@ def peft_layers(
             inject_adapter_in_model(config, root, adapter_name=_PEFT)
         except TypeError as error:
             raise ValueError(f"type {kind} cannot attach to every layer chosen: {error}") from error
-    return [root.get_submodule(child) for child in children]
+    return [_parts(kind, root.get_submodule(child)) for child in children]
+
+
+def _parts(kind: str, made: Any) -> dict[str, nn.Parameter]:
+    """What PEFT has made, by its names in a LoRA file."""
+    names: tuple[str, ...]
+    if kind == "loha":
+        names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        return {name: getattr(made, name)[_PEFT] for name in names}
+    if kind == "lokr":
+        if _PEFT in made.lokr_w2:
+            # Flat: loaders do not agree on kernels.
+            whole = made.lokr_w2[_PEFT].detach().flatten(1).clone()
+            return {"lokr_w1": made.lokr_w1[_PEFT], "lokr_w2": nn.Parameter(whole)}
+        names = ("lokr_w1", "lokr_w2_a", "lokr_w2_b")
+        return {name: getattr(made, name)[_PEFT] for name in names}
+    down = made.lora_A[_PEFT].weight
+    parts = {"lora_A.weight": down, "lora_B.weight": made.lora_B[_PEFT].weight}
+    if kind == "dora":
+        # Not a number until initialised: no result is better than a wrong one.
+        shape = [1, down.shape[1], *[1] * (down.ndim - 2)]
+        parts["dora_scale"] = nn.Parameter(torch.full(shape, torch.nan, device=down.device))
+    return parts
+
+
+def weight_shape(layer: Any) -> tuple[int, ...]:
+    """Of a layer's weight: (out, in, *kernel)."""
+    if isinstance(layer, _CONVOLUTIONS):
+        return (layer.out_channels, layer.in_channels, *layer.kernel_size)
+    return (layer.out_features, layer.in_features)
 
 
 def _config(kind: str, ranks: dict[str, int]) -> Any:
@@ -256,12 +277,10 @@ def _stand_in(layer: Any, device: torch.device) -> nn.Module:
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
             layer.padding, layer.dilation, layer.groups, bias=False, device="meta",
         )
-        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels, *layer.kernel_size)
     else:
-        shape = (layer.out_features, layer.in_features)
         stand_in = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     # PEFT takes device and dtype from the weight: one zero, expanded, says fp32 on the device.
-    zero = torch.zeros(1, device=device).expand(shape)
+    zero = torch.zeros(1, device=device).expand(weight_shape(layer))
     stand_in.weight = nn.Parameter(zero, requires_grad=False)
     return stand_in
 
@@ -280,11 +299,7 @@ class _Operation:
             self.kernel = tuple(layer.kernel_size)
             self._places = (layer.stride, layer.padding, layer.dilation)
         self._function: Any = (F.linear, F.conv1d, F.conv2d, F.conv3d)[len(self.kernel)]
-        self.shape = (
-            (layer.out_channels, layer.in_channels, *self.kernel)
-            if self.kernel
-            else (layer.out_features, layer.in_features)
-        )
+        self.shape = weight_shape(layer)
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         if not self.kernel:

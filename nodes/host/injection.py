@@ -20,7 +20,8 @@ from comfy.ops import CastBiasWeightContext
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
-from ...dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from ...dpo_core.training.adapter import Adapter, AdapterSettings, Target
+from ...dpo_core.training.lora_weights import LoraWeights
 from ...dpo_core.training.targets import ModelLayers, chosen_layers
 from .checkpointed_block import checkpointed_forward, overwrites_itself, repeated_blocks
 from .frozen_layer import frozen_forward, frozen_weight, is_host_layer

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...dpo_core.saving.run_folder import RunFolder, runs_like
-from ...dpo_core.training.adapter import LoraWeights
+from ...dpo_core.training.lora_weights import LoraWeights
 
 
 @dataclass(frozen=True)

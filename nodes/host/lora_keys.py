@@ -1,4 +1,4 @@
-"""LoRA files of any dialect the host reads, as low-rank weights of the model's own layers."""
+"""LoRA files of any dialect the host reads, as weights of the model's own layers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,40 @@ import comfy.lora
 import comfy.lora_convert
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
-from ...dpo_core.training.adapter import LoraWeights
+from ...dpo_core.training.lora_weights import LoraWeights
+from .host_adapter import layer_weights, not_refined, wrong_size
 
 TEXT_ENCODER_PREFIXES = ("lora_te", "text_encoder", "te1_", "te2_", "te_", "clip_", "lora_prior_te")
-
 
 RowOrder = Callable[[Tensor], Tensor]
 
 
+class Place(NamedTuple):
+    """What of the model a name in a LoRA file stands for.
+
+    Attributes:
+        weight: name of the weight.
+        rows: dimension, start and length of the slice of it; None for all.
+        order: puts the file's rows in the model's order; None if they are.
+    """
+
+    weight: str
+    rows: tuple[int, int, int] | None = None
+    order: RowOrder | None = None
+
+    @property
+    def key(self) -> Any:
+        """As the host's tables have it."""
+        if self.order is not None:
+            return tuple(self)
+        return self.weight if self.rows is None else (self.weight, self.rows)
+
+
 class _Part(NamedTuple):
-    rows: tuple[int, int, int] | None
-    order: RowOrder | None
-    adapter: LoRAAdapter
+    place: Place
+    patch: Any
 
 
 class ExistingLora:
@@ -39,42 +58,96 @@ class ExistingLora:
         self.carried = carried
 
 
+def lora_places(patcher: ModelPatcher) -> dict[str, Place]:
+    """The names of the model's layers in LoRA files, of every dialect that the host reads.
+
+    The host's tables also name layers that only other sizes of the model have; those are left out.
+    """
+    state = patcher.model_state_dict()
+    places = {
+        name: Place(key) if isinstance(key, str) else Place(*key)
+        for name, key in comfy.lora.model_lora_keys_unet(patcher.model, {}).items()
+    }
+    return {name: place for name, place in places.items() if place.weight in state}
+
+
 def read_existing(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> ExistingLora:
     """Understands ``lora`` as the host does.
 
     Raises:
-        ValueError: nothing in it fits the model, or it holds weights DPO cannot continue.
+        ValueError: nothing in it fits the model, or it holds weights that cannot be refined.
     """
     carried = {k: v.clone() for k, v in lora.items() if k.startswith(TEXT_ENCODER_PREFIXES)}
-    rest = {k: v for k, v in lora.items() if k not in carried}
-    state = patcher.model_state_dict()
-    # The host's tables also name layers that only other sizes of the model have.
-    key_map = {
-        name: key
-        for name, key in comfy.lora.model_lora_keys_unet(patcher.model, {}).items()
-        if _place(key)[0] in state
-    }
-    converted = comfy.lora_convert.convert_lora(dict(rest))
-    patches = comfy.lora.load_lora(converted, key_map, log_missing=False)
-    if not patches:
+    converted = comfy.lora_convert.convert_lora({k: v for k, v in lora.items() if k not in carried})
+    if strange := [k for k, v in converted.items() if v.is_floating_point() and not _finite(v)]:
+        raise ValueError(
+            f"The LoRA is damaged: {len(strange)} of its tensors hold numbers that are not finite, "
+            f"such as {strange[0]}. Use another copy of it."
+        )
+    places = lora_places(patcher)
+    parts, unused = _parts(converted, places | _peft_names(places))
+    if not parts:
         raise ValueError(
             "The LoRA does not fit this model: none of its weights belong to a layer of it. Was "
             "it made for another base model?"
         )
-    parts: dict[str, list[_Part]] = {}
-    for key, patch in patches.items():
-        name, rows, order = _place(key)
-        parts.setdefault(_layer(name), []).append(_Part(rows, order, _low_rank(name, patch)))
-    if unused := sorted(converted.keys() - _used(patches, converted)):
+    state = patcher.model_state_dict()
+    weights = {}
+    for weight, found in parts.items():
+        name = _layer(weight)
+        weights[name] = _merged(found, tuple(state[weight].shape), name)
+    if unused:
         raise ValueError(
             f"The LoRA does not fit this model: {len(unused)} of its weights belong to no layer "
             f"of it, such as {', '.join(unused[:3])}. Was it made for another base model?"
         )
-    weights = {
-        name: _merged(found, tuple(state[f"{name}.weight"].shape), name)
-        for name, found in parts.items()
-    }
     return ExistingLora(weights, carried)
+
+
+def _peft_names(places: Mapping[str, Place]) -> dict[str, Place]:
+    """What diffusers calls the attention of UNets today; the host has only its older names."""
+    found = {}
+    for name, place in places.items():
+        if name.startswith("unet.") and ".processor.to_" in name:
+            module = name.replace(".processor.to_", ".to_")
+            found[f"{module}.0" if module.endswith(".to_out") else module] = place
+    return found
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.float().isfinite().all())
+
+
+def _parts(
+    lora: Mapping[str, Tensor], places: Mapping[str, Place]
+) -> tuple[dict[str, list[_Part]], list[str]]:
+    """What the file holds for each weight, and the names of what is for none."""
+    parts: dict[str, list[_Part]] = {}
+    named: dict[Place, str] = {}
+    used: set[str] = set()
+    for name, place in places.items():
+        # One name at a time: of two names for one place the host keeps only the last.
+        for key, patch in _patches(lora, name, place).items():
+            if key != place.key:
+                raise ValueError(not_refined("changes of biases", name))
+            if (other := named.setdefault(place, name)) != name:
+                raise ValueError(
+                    f"The LoRA names one layer twice, as {other} and as {name}. ComfyUI would use "
+                    "one of them and drop the other: use a file that holds one."
+                )
+            parts.setdefault(place.weight, []).append(_Part(place, patch))
+            used |= getattr(patch, "loaded_keys", set())
+    return parts, sorted(lora.keys() - used)
+
+
+def _patches(lora: Mapping[str, Tensor], name: str, place: Place) -> dict[Any, Any]:
+    """What the host reads of ``lora`` under one name."""
+    try:
+        return comfy.lora.load_lora(lora, {name: place.key}, log_missing=False)
+    except KeyError as error:
+        raise ValueError(
+            f"The LoRA is incomplete: it lacks {error.args[0]}. Use another copy of it."
+        ) from error
 
 
 def refuse_if_upstream(patcher: ModelPatcher, weights: Mapping[str, LoraWeights]) -> None:
@@ -83,10 +156,16 @@ def refuse_if_upstream(patcher: ModelPatcher, weights: Mapping[str, LoraWeights]
     Raises:
         ValueError: it is already applied to the model by a loader before the trainer.
     """
+    state = patcher.model_state_dict()
     for name, ours in weights.items():
-        for patch in patcher.patches.get(f"{name}.weight", []):
-            adapter = patch[1]
-            if isinstance(adapter, LoRAAdapter) and _same(adapter, ours):
+        weight = f"{name}.weight"
+        for _, patch, _, rows, order in patcher.patches.get(weight, []):
+            part = _Part(Place(weight, rows, order), patch)
+            try:
+                theirs = _merged([part], tuple(state[weight].shape), name)
+            except ValueError:
+                continue  # what cannot be refined is not what is refined
+            if _among(theirs, ours):
                 raise ValueError(
                     "The LoRA given as existing_lora is already applied to the model by a LoRA "
                     "loader before the trainer, so it would act twice. Connect the model without "
@@ -94,124 +173,68 @@ def refuse_if_upstream(patcher: ModelPatcher, weights: Mapping[str, LoraWeights]
                 )
 
 
-def _same(adapter: LoRAAdapter, ours: LoraWeights) -> bool:
-    """True if all that ``adapter`` does to the layer is among what ``ours`` does."""
-    up, down = (adapter.weights[i].detach().cpu().float().flatten(1) for i in range(2))
-    ours_up, ours_down = ours.up.flatten(1), ours.down.flatten(1)
-    rank = down.shape[0]
-    if down.shape[1] != ours_down.shape[1]:
+def _among(theirs: LoraWeights, ours: LoraWeights) -> bool:
+    """True if all that ``theirs`` does to the layer is among what ``ours`` does."""
+    if theirs.kind != ours.kind:
         return False
-    if rank == ours.rank:
-        return torch.equal(up, ours_up) and torch.equal(down, ours_down)
-    # One slice of a fused layer: the same rank directions, its rows among zeros.
-    alpha = rank if adapter.weights[2] is None else adapter.weights[2]
-    for start in range(ours.rank - rank + 1):
-        columns = ours_up[:, start : start + rank]
-        rows = columns[columns.any(1)]
-        if torch.equal(down, ours_down[start : start + rank]) and torch.equal(
-            rows, up[up.any(1)] * (alpha / rank)
-        ):
-            return True
-    return False
-
-
-def _place(key: Any) -> tuple[str, tuple[int, int, int] | None, RowOrder | None]:
-    """Of a patch: the weight, the slice of it, the order its rows are put in."""
-    return (key, None, None) if isinstance(key, str) else (*key, None)[:3]
-
-
-def _layer(key: str) -> str:
-    if not key.endswith(".weight"):
-        raise ValueError(f"The LoRA changes {key}, which is not a layer's weight.")
-    return key.removesuffix(".weight")
-
-
-def _used(patches: Mapping[Any, Any], lora: Mapping[str, Tensor]) -> set[str]:
-    used: set[str] = set()
-    for patch in patches.values():
-        used |= set(getattr(patch, "loaded_keys", ()))
-    # The scales that go with a layer's weights are read by the host separately.
-    stems = {key.rsplit(".", 2)[0] for key in used} | {key.rsplit(".", 1)[0] for key in used}
-    return used | {
-        key
-        for key in lora
-        if key.endswith((".alpha", ".dora_scale")) and key.rsplit(".", 1)[0] in stems
-    }
-
-
-def _low_rank(key: str, patch: Any) -> LoRAAdapter:
-    if not isinstance(patch, LoRAAdapter):
-        kind = getattr(patch, "name", None) or (patch[0] if isinstance(patch, tuple) else "unknown")
-        raise ValueError(
-            f"This file holds weights of kind {str(kind)!r} (at {key}); only plain LoRA can be "
-            "continued. Apply it with a LoRA loader before the trainer instead and train a new one."
+    if theirs.rank == ours.rank:
+        return theirs.parts.keys() == ours.parts.keys() and all(
+            torch.equal(tensor, ours.parts[part]) for part, tensor in theirs.parts.items()
         )
-    _, _, _, mid, dora, reshape = patch.weights
-    if mid is not None or dora is not None or reshape is not None:
-        raise ValueError(
-            f"This LoRA uses {'DoRA' if dora is not None else 'a Tucker core'} (at {key}); only "
-            "plain LoRA can be continued. Apply it with a LoRA loader before the trainer instead "
-            "and train a new one."
-        )
-    return patch
-
-
-def _merged(parts: list[_Part], shape: tuple[int, ...], name: str) -> LoraWeights:
-    """One low-rank pair per layer; slices of a fused layer become one pair of their summed rank."""
-    ups, downs, alphas = [], [], []
-    for part in parts:
-        up, down, alpha = (part.adapter.weights[i] for i in range(3))
-        up = up.detach().cpu().float().flatten(1)
-        down = down.detach().cpu().float()
-        ups.append(up if part.order is None else _ordered(part.order, up, down, name))
-        downs.append(down)
-        alphas.append(float(alpha) if alpha is not None else float(down.shape[0]))
-    if len(parts) == 1 and parts[0].rows is None:
-        return _fitting(LoraWeights(downs[0], ups[0], alphas[0]), shape, name)
-    rank = sum(down.shape[0] for down in downs)
-    merged = torch.zeros(shape[0], rank)
-    column = 0
-    for part, up, down, alpha in zip(parts, ups, downs, alphas, strict=True):
-        first, length = (0, shape[0]) if part.rows is None else _rows(part.rows, name)
-        size = down.shape[0]
-        outside = first + length > shape[0]  # some names take q, k, v for thirds
-        if outside or up.shape != (length, size) or down[0].numel() != downs[0][0].numel():
-            raise ValueError(_wrong_size(name))
-        merged[first : first + length, column : column + size] = up * (alpha / size)
-        column += size
-    # The parts' scales are in the weights now; alpha = rank leaves them alone.
-    return _fitting(LoraWeights(torch.cat(downs), merged, float(rank)), shape, name)
-
-
-def _ordered(order: RowOrder, up: Tensor, down: Tensor, name: str) -> Tensor:
-    """``up`` in the model's order of rows, which in some dialects differs from the file's."""
-    ordered = order(up)
-    if not torch.allclose(ordered @ down.flatten(1), order(up @ down.flatten(1))):
-        raise ValueError(f"The LoRA changes {name} in a way that cannot be continued.")
-    return ordered
-
-
-def _rows(part: tuple[int, int, int], name: str) -> tuple[int, int]:
-    dimension, start, length = part
-    if dimension != 0:
-        raise ValueError(f"The LoRA changes only some inputs of {name}; that cannot be continued.")
-    return start, length
-
-
-def _fitting(weights: LoraWeights, shape: tuple[int, ...], name: str) -> LoraWeights:
-    rank = weights.rank
-    down_shape = (rank, *shape[1:])
-    up_shape = (shape[0], rank, *[1] * (len(shape) - 2))
-    if weights.down.numel() != torch.Size(down_shape).numel() or (
-        weights.up.numel() != torch.Size(up_shape).numel()
-    ):
-        raise ValueError(_wrong_size(name))
-    return LoraWeights(
-        weights.down.reshape(down_shape).contiguous(),
-        weights.up.reshape(up_shape).contiguous(),
-        weights.alpha,
+    if theirs.kind != "lora" or theirs.alpha is None:
+        return False
+    # One slice of a fused layer: the same directions among those of other slices.
+    size, (down, up) = theirs.rank, theirs.parts.values()
+    ours_down, ours_up = ours.parts.values()
+    return any(
+        torch.equal(down, ours_down[start : start + size])
+        and torch.equal(up * (theirs.alpha / size), ours_up[:, start : start + size])
+        for start in range(ours.rank - size + 1)
     )
 
 
-def _wrong_size(name: str) -> str:
-    return f"The LoRA does not fit this model: at {name} it is made for a layer of another size."
+def _layer(weight: str) -> str:
+    if not weight.endswith(".weight"):
+        raise ValueError(not_refined("changes of other than layers' weights", weight))
+    return weight.removesuffix(".weight")
+
+
+def _merged(parts: list[_Part], shape: tuple[int, ...], name: str) -> LoraWeights:
+    """One layer's weights; slices of a fused layer become one pair of their summed rank."""
+    if len(parts) == 1 and parts[0].place[1:] == (None, None):
+        return layer_weights(parts[0].patch, name, shape)
+    downs, ups = [], []
+    for place, patch in parts:
+        first, length = (0, shape[0]) if place.rows is None else _rows(place.rows, shape, name)
+        weights = layer_weights(patch, name, (length, *shape[1:]))
+        if weights.kind != "lora" or weights.alpha is None:
+            raise ValueError(not_refined(f"{weights.kind} for parts of a layer", name))
+        down, up = weights.parts.values()
+        up = up * (weights.alpha / weights.rank)
+        wide = up.new_zeros(shape[0], *up.shape[1:])
+        wide[first : first + length] = up if place.order is None else _ordered(place, up, down)
+        downs.append(down)
+        ups.append(wide)
+    # The parts' scales are in the weights now; alpha = rank leaves them alone.
+    rank = sum(down.shape[0] for down in downs)
+    return LoraWeights.plain(torch.cat(downs), torch.cat(ups, dim=1), float(rank))
+
+
+def _ordered(place: Place, up: Tensor, down: Tensor) -> Tensor:
+    """``up`` in the model's order of rows, which in some dialects differs from the file's."""
+    assert place.order is not None
+    ordered, change = place.order(up), up.flatten(1) @ down.flatten(1)
+    if not torch.allclose(ordered.flatten(1) @ down.flatten(1), place.order(change)):
+        raise ValueError(f"The LoRA changes {place.weight} in a way that cannot be refined.")
+    return ordered
+
+
+def _rows(
+    rows: tuple[int, int, int], shape: tuple[int, ...], name: str
+) -> tuple[int, int]:
+    dimension, first, length = rows
+    if dimension != 0:
+        raise ValueError(not_refined("changes of some of a layer's inputs", name))
+    if first + length > shape[0]:  # some of the host's names take q, k, v for thirds
+        raise ValueError(wrong_size(name))
+    return first, length

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
 from ...dpo_core.training.adapter import AdapterSettings
+from ...dpo_core.training.adapter_layer import LOW_RANK
+from ...dpo_core.training.lora_weights import LoraWeights
 from .injection import adapted_layers
 
 _OTHER_KINDS = {
@@ -53,19 +56,30 @@ def left_out(patcher: ModelPatcher) -> list[str]:
     return sorted(set(found))
 
 
-def adapter_problems(patcher: ModelPatcher, adapter: AdapterSettings, existing: bool) -> list[str]:
+def adapter_problems(
+    patcher: ModelPatcher,
+    adapter: AdapterSettings,
+    existing: Mapping[str, LoraWeights] | None,
+) -> list[str]:
     """Why this adapter cannot be put on the model; ``existing`` if a LoRA is refined."""
     found = adapter.problems()
     if found:
         return found
-    if not existing:
+    if existing is None:
         try:
             adapted_layers(patcher, adapter)
         except ValueError as error:
             found.append(str(error))
-    elif adapter.kind != "lora":
+        return found
+    kinds = sorted({weights.kind for weights in existing.values()})
+    if adapter.kind not in ("lora", *kinds):
         found.append(
-            f"The LoRA given as existing_lora is refined as what it is: set type to lora instead "
-            f"of {adapter.kind}, or train a new LoRA."
+            f"The LoRA given as existing_lora is refined as what it is: set type to {kinds[0]} "
+            f"instead of {adapter.kind}, or train a new LoRA."
+        )
+    if adapter.dropout and (other := set(kinds) - set(LOW_RANK)):
+        found.append(
+            f"dropout cannot go with the LoRA given as existing_lora, which is of type "
+            f"{', '.join(sorted(other))} and has no directions to leave out: set dropout to 0."
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 from ...dpo_core.run import TrainingError, TrainSettings, TrainState
 from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors
 from ...dpo_core.saving.run_folder import RunFolder, run_id
-from ...dpo_core.training.adapter import AdapterSettings, LoraWeights
+from ...dpo_core.training.adapter import AdapterSettings
 from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
+from ...dpo_core.training.lora_weights import LoraWeights
 from .folders import runs_folder
 from .identity import model_identity
 from .lineage import Origin, in_lineage, started_over
@@ -131,26 +133,39 @@ def _deciding(settings: TrainSettings) -> dict[str, Any]:
 
 def lora_of(trainer: Trainer, state: TrainState) -> dict[str, Tensor]:
     """The LoRA as the host's loaders take it, text encoder weights included."""
-    existing, ranks = trainer.origin.existing, lora_ranks(state.weights)
-    alphas = {
-        layer: trainer.adapter.alpha_at(rank) if existing is None else existing[layer].alpha
-        for layer, rank in ranks.items()
-    }
+    existing = trainer.origin.existing
+    if existing is None:
+        ranks = lora_ranks(state.weights)
+        alphas = {layer: trainer.adapter.alpha_at(rank) for layer, rank in ranks.items()}
+    else:
+        alphas = {layer: w.alpha for layer, w in existing.items() if w.alpha is not None}
     return lora_tensors(state.weights, alphas) | dict(trainer.origin.carried or {})
 
 
-def metadata_of(trainer: Trainer, lora: Mapping[str, Tensor], title: str) -> dict[str, str]:
-    """Metadata for the trainer's LoRA file."""
+def metadata_of(
+    trainer: Trainer,
+    lora: Mapping[str, Tensor],
+    title: str,
+    file: Mapping[str, Tensor] | None = None,
+) -> dict[str, str]:
+    """Metadata for the trainer's LoRA file.
+
+    Args:
+        trainer: what was trained.
+        lora: the LoRA as the host's loaders take it.
+        title: shown by model managers.
+        file: what the file will hold, if that goes by other names.
+    """
     rows = trainer.run.history(trainer.step)
     adapter, ranks = trainer.adapter, lora_ranks(lora)
     largest = max(ranks, key=lambda name: ranks[name], default=None)
     return lora_metadata(
-        lora,
+        lora if file is None else file,
         title=title,
         architecture=_architecture(trainer.patcher),
         rank=adapter.rank if largest is None else ranks[largest],
         alpha=adapter.alpha if largest is None else float(lora[f"{largest}.alpha"]),
-        kind=adapter.kind,
+        kind=_kind(trainer),
         dropout=adapter.dropout,
         settings=asdict(trainer.settings) | {"adapter": asdict(adapter), "run": trainer.run.id},
         metrics=rows[-1] if rows else {},
@@ -185,7 +200,16 @@ def _architecture(patcher: ModelPatcher) -> str:
     return names.get(kind, kind.lower())
 
 
+def _kind(trainer: Trainer) -> str:
+    """Type of the LoRA; of one that is of several the one most of its layers have."""
+    if trainer.origin.existing is None:
+        return trainer.adapter.kind
+    kinds = Counter(weights.kind for weights in trainer.origin.existing.values())
+    return kinds.most_common(1)[0][0]
+
+
 def _digest(existing: Mapping[str, LoraWeights]) -> dict[str, str]:
     return {
-        name: f"{tensor_digest(w.down, w.up)}:{w.alpha}" for name, w in sorted(existing.items())
+        name: f"{tensor_digest(*weights.parts.values())}:{weights.alpha}"
+        for name, weights in sorted(existing.items())
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import comfy.lora
@@ -10,7 +11,6 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter.loha import LoHaAdapter
 from hostkit.tiny_models import tiny_patcher
 from hostkit.training import Training, pack_module, random_pairs, steps, training, training_rows
 from torch import Tensor
@@ -48,10 +48,12 @@ def lora_in(dialect: str, patcher: ModelPatcher, alpha: float | None = 5.0) -> L
     state = patcher.model.state_dict()
     generator = torch.Generator().manual_seed(0)
     lora: Lora = {}
+    named = set()
     for name, target in comfy.lora.model_lora_keys_unet(patcher.model, {}).items():
         key, part = (target, None) if isinstance(target, str) else (target[0], target[1])
-        if not belongs(name) or not key.endswith(".weight"):
+        if not belongs(name) or not key.endswith(".weight") or target in named:
             continue
+        named.add(target)
         if key not in state or state[key].ndim < 2:  # the host's tables name more than there is
             continue
         rows = state[key].shape[0] if part is None else part[2]
@@ -122,9 +124,10 @@ def test_slices_of_a_fused_layer_become_one_pair_of_their_summed_rank() -> None:
     weights = read(patcher, lora_in("flux qkv alone", patcher)).weights
     fused = weights["diffusion_model.double_blocks.0.img_attn.qkv"]
     assert fused.rank == 3 * RANK and fused.alpha == 3 * RANK
-    assert fused.up.shape == (3 * 256, 3 * RANK) and fused.down.shape == (3 * RANK, 256)
+    down, up = fused.parts["lora_A.weight"], fused.parts["lora_B.weight"]
+    assert up.shape == (3 * 256, 3 * RANK) and down.shape == (3 * RANK, 256)
     # Rows of one slice see only their own columns.
-    blocks = fused.up.reshape(3, 256, 3, RANK).abs().sum(dim=(1, 3)) > 0
+    blocks = up.reshape(3, 256, 3, RANK).abs().sum(dim=(1, 3)) > 0
     assert (blocks.sum(0) == 1).all() and (blocks.sum(1) == 1).all()
 
 
@@ -201,27 +204,207 @@ def layer_of(kind: str) -> tuple[ModelPatcher, str, torch.Size]:
     return patcher, name, patcher.model.state_dict()[f"{name}.weight"].shape
 
 
-def test_kinds_other_than_plain_lora_are_refused_by_name() -> None:
+LINEAR = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
+OTHER_LINEAR = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
+KERNEL = "lora_unet_input_blocks_1_0_in_layers_2"
+OTHER_KERNEL = "lora_unet_input_blocks_1_0_out_layers_3"
+
+
+def random_parts(**shapes: tuple[int, ...]) -> Lora:
+    generator = torch.Generator().manual_seed(0)
+    return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def plain(out: int, into: int, *kernel: int) -> Lora:
+    ones = [1] * len(kernel)
+    parts = random_parts(up=(out, RANK, *ones), down=(RANK, into, *kernel))
+    return {f"lora_{name}.weight": tensor for name, tensor in parts.items()}
+
+
+def with_a_core(out: int, into: int, *kernel: int) -> Lora:
+    if not kernel:
+        return plain(out, into)
+    parts = random_parts(up=(out, RANK, 1, 1), down=(RANK, into, 1, 1), mid=(RANK, RANK, *kernel))
+    return {f"lora_{name}.weight": tensor for name, tensor in parts.items()}
+
+
+def dora(out: int, into: int, *kernel: int) -> Lora:
+    lengths = random_parts(x=(1, into, *[1] * len(kernel)))["x"].abs() + 0.5
+    return plain(out, into, *kernel) | {"dora_scale": lengths}
+
+
+def loha(out: int, into: int, *kernel: int) -> Lora:
+    a, b = (out, RANK), (RANK, into * prod(kernel))
+    return random_parts(hada_w1_a=a, hada_w1_b=b, hada_w2_a=a, hada_w2_b=b)
+
+
+def loha_with_cores(out: int, into: int, *kernel: int) -> Lora:
+    if not kernel:
+        return loha(out, into)
+    a, b, core = (RANK, out), (RANK, into), (RANK, RANK, *kernel)
+    return random_parts(
+        hada_w1_a=a, hada_w1_b=b, hada_w2_a=a, hada_w2_b=b, hada_t1=core, hada_t2=core
+    )
+
+
+def lokr(out: int, into: int, *kernel: int) -> Lora:
+    return random_parts(lokr_w1=(4, 2), lokr_w2=(out // 4, into // 2, *kernel))
+
+
+def lokr_in_factors(out: int, into: int, *kernel: int) -> Lora:
+    return random_parts(
+        lokr_w1_a=(4, 2), lokr_w1_b=(2, 2),
+        lokr_w2_a=(out // 4, RANK), lokr_w2_b=(RANK, into // 2 * prod(kernel)),
+    )
+
+
+TYPES: dict[str, dict[str, Any]] = {
+    "DoRA and LoHa": {LINEAR: dora, OTHER_LINEAR: loha, KERNEL: dora, OTHER_KERNEL: loha},
+    "LoKr": {
+        LINEAR: lokr, OTHER_LINEAR: lokr_in_factors, KERNEL: lokr, OTHER_KERNEL: lokr_in_factors
+    },
+    "with cores": {
+        LINEAR: loha, OTHER_LINEAR: plain, KERNEL: with_a_core, OTHER_KERNEL: loha_with_cores
+    },
+}  # fmt: skip
+
+
+def lora_of_types(kind: str, patcher: ModelPatcher) -> Lora:
+    """One layer of it has no alpha."""
+    lora: Lora = {}
+    state = patcher.model.state_dict()
+    key_map = comfy.lora.model_lora_keys_unet(patcher.model, {})
+    for name, parts in TYPES[kind].items():
+        shape = state[key_map[name]].shape
+        lora |= {f"{name}.{part}": tensor for part, tensor in parts(*shape).items()}
+        if name != OTHER_LINEAR:
+            lora[f"{name}.alpha"] = torch.tensor(5.0)
+    return lora
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_lora_of_any_type_goes_on_as_what_it_is(kind: str) -> None:
+    patcher = tiny_patcher("sd15")
+    lora = lora_of_types(kind, patcher)
+    with training(host_applied(patcher, lora), filled=False) as run:
+        applied = residual(run, "sd15")
+    existing = read(patcher, lora).weights
+    assert len(existing) == len(TYPES[kind])
+    file = pack_module("dpo_core.saving.lora_file")
+    with training(patcher, existing=existing, filled=False) as run:
+        with run.adapter.off():
+            bare = residual(run, "sd15")
+        live = residual(run, "sd15")
+        assert (live - applied).norm() < 1e-5 * applied.norm()
+        assert (applied - bare).norm() > 0.01 * bare.norm()
+        for report in steps(run, random_pairs("sd15"), 1):
+            assert report.metrics["dpo/reward_margin"] == 0
+        with run.adapter.reference():
+            assert torch.equal(residual(run, "sd15"), live)
+        trained = residual(run, "sd15")
+        assert not torch.equal(trained, live)
+        saved = file.lora_tensors(run.adapter.parameters(), run.adapter.alphas())
+    with training(host_applied(patcher, saved), filled=False) as run:
+        assert (residual(run, "sd15") - trained).norm() < 1e-5 * trained.norm()
+    again = read(patcher, saved).weights
+    assert {name: w.kind for name, w in again.items()} == {n: w.kind for n, w in existing.items()}
+
+
+def test_kernels_with_a_core_are_continued_although_the_host_leaves_them_out() -> None:
+    patcher = tiny_patcher("sd15")
+    weight = comfy.lora.model_lora_keys_unet(patcher.model, {})[KERNEL]
+    out, into, *kernel = patcher.model.state_dict()[weight].shape
+    factors = random_parts(lokr_w1=(4, 2), lokr_w2_a=(RANK, out // 4), lokr_w2_b=(RANK, into // 2),
+                           lokr_t2=(RANK, RANK, *kernel))  # fmt: skip
+    _, a, b, core = factors.values()
+    whole = torch.einsum("ijkl,ip,jr->prkl", core, a, b).contiguous() * (5.0 / RANK)
+    lora = {f"{KERNEL}.{name}": tensor for name, tensor in factors.items()}
+    meant = {f"{KERNEL}.lokr_w1": factors["lokr_w1"], f"{KERNEL}.lokr_w2": whole}
+    with training(host_applied(patcher, meant), filled=False) as run:
+        applied = residual(run, "sd15")
+    existing = read(patcher, lora | {f"{KERNEL}.alpha": torch.tensor(5.0)}).weights
+    with training(patcher, existing=existing, filled=False) as run:
+        assert (residual(run, "sd15") - applied).norm() < 1e-5 * applied.norm()
+
+
+def test_what_cannot_be_refined_is_refused_by_name() -> None:
     patcher, name, (rows, columns) = layer_of("sd3")
     ones = torch.ones
-    loha = {f"{name}.hada_w1_a": ones(rows, 2), f"{name}.hada_w1_b": ones(2, columns),
-            f"{name}.hada_w2_a": ones(rows, 2), f"{name}.hada_w2_b": ones(2, columns)}
-    lokr = {f"{name}.lokr_w1": ones(2, 2), f"{name}.lokr_w2": ones(rows // 2, columns // 2)}
-    dora = {f"{name}.lora_up.weight": ones(rows, 2), f"{name}.lora_down.weight": ones(2, columns),
-            f"{name}.dora_scale": ones(rows, 1)}
-    difference = {f"{name}.diff": ones(rows, columns)}
-    bias = {f"{name}.lora_up.weight": ones(rows, 2), f"{name}.lora_down.weight": ones(2, columns),
-            f"{name}.diff_b": ones(rows)}
-    assert LoHaAdapter.name == "loha"
-    for lora, message in [
-        (loha, "'loha'.*only plain LoRA can be continued"),
-        (lokr, "'lokr'.*only plain LoRA can be continued"),
-        (dora, "uses DoRA"),
-        (difference, "'diff'.*only plain LoRA can be continued"),
-        (bias, "not a layer's weight"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            read(patcher, lora)
+    pair = {"lora_up.weight": ones(rows, 2), "lora_down.weight": ones(2, columns)}
+    hada = {f"hada_w{i}_{x}": ones(shape) for i in (1, 2)
+            for x, shape in (("a", (rows, 2)), ("b", (2, columns)))}  # fmt: skip
+    refused: dict[str, Lora] = {
+        "DoRA with a length for every output": pair | {"dora_scale": ones(rows, 1)},
+        r"LoHa with lengths \(DoRA\)": hada | {"dora_scale": ones(1, columns)},
+        "OFT": {"oft_blocks": ones(rows // 8, 8, 8)},
+        "BOFT": {"oft_blocks": ones(2, rows // 8, 8, 8)},
+        "GLoRA": {"a1.weight": ones(columns, 2), "a2.weight": ones(2, columns),
+                  "b1.weight": ones(rows, 2), "b2.weight": ones(2, columns)},
+        "whole differences": {"diff": ones(rows, columns)},
+        "replaced weights": {"set_weight": ones(rows, columns)},
+        "changes of biases": pair | {"diff_b": ones(rows)},
+    }  # fmt: skip
+    for what, parts in refused.items():
+        with pytest.raises(ValueError, match=f"holds {what} .*before the trainer, without"):
+            read(patcher, {f"{name}.{part}": tensor for part, tensor in parts.items()})
+    norm = {"diffusion_model.joint_blocks.0.x_block.attn.ln_q.w_norm": ones(64)}
+    with pytest.raises(ValueError, match="holds whole differences .*ln_q"):
+        read(patcher, norm)
+    larger = {f"{name}.{part}": tensor for part, tensor in pair.items()}
+    larger[f"{name}.reshape_weight"] = torch.tensor([rows, 2 * columns])
+    with pytest.raises(ValueError, match="makes a layer of the model larger"):
+        read(patcher, larger)
+    flux = tiny_patcher("flux")
+    parts = {"lokr_w1": ones(16, 16), "lokr_w2": ones(16, 16)}
+    slice_ = {f"transformer.transformer_blocks.0.attn.to_q.{n}": t for n, t in parts.items()}
+    with pytest.raises(ValueError, match="holds lokr for parts of a layer"):
+        read(flux, slice_)
+
+
+def test_what_cannot_be_refined_is_in_the_reference_if_a_loader_applies_it() -> None:
+    # By hand: rows turned in blocks of 8 by the Cayley transform of a skew matrix.
+    name = layer_of("sd3")[1]
+    true = tiny_patcher("sd3", inference=False)
+    weight = true.model.get_parameter(f"{name}.weight")
+    blocks = random_parts(x=(weight.shape[0] // 8, 8, 8))["x"]
+    skew, one = blocks - blocks.transpose(1, 2), torch.eye(8)
+    turned = torch.linalg.solve(one - skew, one + skew)
+    with torch.no_grad():
+        rows = weight.reshape(-1, 8, weight.shape[1])
+        weight.copy_(torch.einsum("knm,kno->kmo", turned, rows).reshape(weight.shape))
+    with training(true, filled=False) as run:
+        expected = residual(run, "sd3")
+    oft = host_applied(tiny_patcher("sd3"), {f"{name}.oft_blocks": blocks})
+    with training(oft, filled=False) as run:
+        for report in steps(run, random_pairs("sd3"), 2):
+            assert report.step > 1 or report.metrics["dpo/reward_margin"] == 0
+        with run.adapter.reference():
+            assert (residual(run, "sd3") - expected).norm() < 1e-5 * expected.norm()
+        trained = residual(run, "sd3")
+        file = pack_module("dpo_core.saving.lora_file")
+        saved = file.lora_tensors(run.adapter.parameters(), run.adapter.alphas())
+    with training(host_applied(oft, saved), filled=False) as run:
+        both = residual(run, "sd3")
+    assert (both - trained).norm() < 1e-5 * trained.norm()
+    assert (trained - expected).norm() > 1e-4 * expected.norm()
+
+
+def test_damaged_and_doubled_files_are_refused_whole() -> None:
+    patcher, name, (rows, columns) = layer_of("sd3")
+    up, down = torch.ones(rows, 2), torch.ones(2, columns)
+    good = {f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down}
+    assert read(patcher, good).weights
+    lacking = {f"{name}.lora_B.weight": up}
+    with pytest.raises(ValueError, match="incomplete: it lacks .*lora_A.weight"):
+        read(patcher, lacking)
+    with pytest.raises(ValueError, match="damaged: 1 of its tensors.*lora_B"):
+        read(patcher, good | {f"{name}.lora_B.weight": up * torch.nan})
+    other = "lora_unet_joint_blocks_0_x_block_attn_proj"
+    doubled = good | {f"{other}.lora_up.weight": up, f"{other}.lora_down.weight": down}
+    with pytest.raises(ValueError, match=f"one layer twice, as .*{other}"):
+        read(patcher, doubled)
+    with pytest.raises(ValueError, match="made for a layer of another size"):
+        read(patcher, {f"{name}.lora_B.weight": torch.ones(rows), f"{name}.lora_A.weight": down})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from hostkit.pair_folder import write_pair, write_pairs
 from hostkit.server import ComfyServer, RunResult
-from hostkit.workflows import Prompt, encoding, node, train_steps, trainer, training
+from hostkit.workflows import Prompt, encoding, node, sampled, train_steps, trainer, training
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 RUN = re.compile(r"run ([0-9a-f]{20})$")
@@ -202,6 +202,67 @@ def test_an_existing_lora_is_refined_and_stays_the_reference_of_what_follows(
     third = first_row(run_of(comfy_server, result, "more"))
     assert (first["step"], first["dpo/reward_margin"]) == (1, 0)
     assert third["step"] == 3 and abs(third["dpo/reward_margin"]) > 1e-6
+
+
+def test_a_lora_of_kohyas_is_refined_and_saved_as_kohya_and_diffusers_name_it(
+    comfy_server: ComfyServer, sd15_checkpoint: Path, existing: str
+) -> None:
+    """A person's whole way: the file of another tool in, files for other tools out."""
+    folder = comfy_server.base_dir / "output" / "loras"
+    given = load_file(folder / existing)
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(3072, 2),
+            "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 768)}
+    save_file({f"{name}.lora_up.weight": given[f"{layer}.lora_B.weight"],
+               f"{name}.lora_down.weight": given[f"{layer}.lora_A.weight"],
+               f"{name}.alpha": torch.tensor(6.0)} | text, folder / "of_kohya.safetensors")
+
+    prompt = training(sd15_checkpoint.name, "parts", 2, existing_lora=["read", 0])
+    prompt["read"] = node("DPOLoadLoRA", lora_name="of_kohya.safetensors")
+    for names in ("kohya", "diffusers"):
+        prompt[names] = node(
+            "DPOSaveLoRA", lora=["steps", 1], filename_prefix=f"loras/steps/as_{names}",
+            trainer=["steps", 0], key_names=names,
+        )
+    result = comfy_server.queue(prompt)
+    assert result.error == ""
+    assert "1 layer, all used by ComfyUI's loader" in result.outputs["kohya"]["text"][0]
+    kohya, diffusers = weights(comfy_server, "as_kohya"), weights(comfy_server, "as_diffusers")
+    assert kohya.keys() == load_file(folder / "of_kohya.safetensors").keys()
+    assert all(torch.equal(kohya[key], tensor) for key, tensor in text.items())
+    assert not torch.equal(kohya[f"{name}.lora_up.weight"], given[f"{layer}.lora_B.weight"])
+    path = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
+    assert diffusers.keys() == {f"{path}.up.weight", f"{path}.down.weight", *text}
+    file = folder / "steps" / "as_kohya_00001_.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata()["ss_network_dim"] == "3"
+        assert opened.metadata()["ss_network_alpha"] == "6.0"
+
+    drawn: Prompt = {"checkpoint": prompt["checkpoint"]}
+    for names in ("kohya", "diffusers"):
+        drawn[names] = node(
+            "LoraLoaderModelOnly", model=["checkpoint", 0], strength_model=1.0,
+            lora_name=f"steps/as_{names}_00001_.safetensors",
+        )
+        drawn |= sampled([names, 0], f"as_{names}")
+    drawn |= sampled(["checkpoint", 0], "as_none")
+    before = len(comfy_server.log())
+    assert comfy_server.queue(drawn).error == ""
+    said = comfy_server.log()[before:]
+    assert {line for line in said.splitlines() if "not loaded" in line} == {
+        line for line in said.splitlines() if "not loaded: lora_te_text" in line
+    }
+    latents = [
+        load_file(max((comfy_server.base_dir / "output" / "latents").glob(f"as_{names}_0*")))
+        for names in ("kohya", "diffusers", "none")
+    ]
+    one, other, bare = (tensors["latent_tensor"] for tensors in latents)
+    assert torch.allclose(one, other, atol=1e-5) and not torch.allclose(one, bare, atol=1e-5)
+
+    prompt["kohya"]["inputs"].pop("trainer")
+    error = comfy_server.queue(prompt).error
+    assert "key_names kohya needs the model" in error and "connect trainer" in error
 
 
 def test_the_same_lora_upstream_and_a_second_origin_are_refused(

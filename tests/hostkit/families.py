@@ -133,7 +133,7 @@ def _flux(**sizes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2,
         "vec_in_dim": POOLED, "context_in_dim": TEXT, "hidden_size": 64, "num_heads": 2,
-        "mlp_ratio": 2.0, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 12, 12],
+        "mlp_ratio": 4.0, "depth": 2, "depth_single_blocks": 2, "axes_dim": [8, 12, 12],
         "theta": 10000, "qkv_bias": True, "txt_ids_dims": [], "guidance_embed": False,
     }
     return base | sizes
@@ -141,8 +141,9 @@ def _flux(**sizes: Any) -> dict[str, Any]:
 
 _FLUX2 = _flux(
     image_model="flux2", in_channels=128, out_channels=128, patch_size=1, vec_in_dim=None,
-    axes_dim=[8, 8, 8, 8], theta=2000, qkv_bias=False, txt_ids_dims=[3], mlp_silu_act=True,
-    global_modulation=True, ops_bias=False, default_ref_method="index", ref_index_scale=10.0,
+    axes_dim=[8, 8, 8, 8], theta=2000, mlp_ratio=2.0, qkv_bias=False, txt_ids_dims=[3],
+    mlp_silu_act=True, global_modulation=True, ops_bias=False, default_ref_method="index",
+    ref_index_scale=10.0,
 )
 _CHROMA = _flux(
     image_model="chroma", in_channels=64, out_channels=64, in_dim=64, out_dim=64, hidden_dim=32,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from dpo_core.training.adapter import Adapter, AdapterSettings, Target
 from dpo_core.training.denoiser import Prediction, Rows
+from dpo_core.training.lora_weights import LoraWeights
 
 CPU = torch.device("cpu")
 PROMPT = 3
@@ -120,7 +121,7 @@ def toy_lora(model: ToyFlow, seed: int = 5, size: float = 0.3) -> dict[str, Lora
         rank = i + 1
         down = torch.randn(rank, into, *kernel, generator=generator) * size
         up = torch.randn(out, rank, *[1] * len(kernel), generator=generator) * size
-        found[target.name] = LoraWeights(down, up, alpha=2.0 + i)
+        found[target.name] = LoraWeights.plain(down, up, alpha=2.0 + i)
     return found
 
 

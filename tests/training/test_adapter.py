@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from toykit.flow import CPU, ToyFlow, stir, toy_adapter, toy_lora
 
-from dpo_core.training.adapter import Adapter, AdapterSettings, LoraWeights, Target
+from dpo_core.training.adapter import Adapter, AdapterSettings, Target
 from dpo_core.training.adapter_layer import KINDS
+from dpo_core.training.lora_weights import LoraWeights
 
 
 def one_layer(
@@ -24,6 +25,15 @@ def set_up(adapter: Adapter) -> tuple[Tensor, Tensor]:
     stir(adapter, size=0.5)
     parameters = adapter.parameters()
     return parameters["x.lora_A.weight"], parameters["x.lora_B.weight"]
+
+
+def layer_weights(adapter: Adapter) -> dict[str, LoraWeights]:
+    """What is trained, as a LoRA to go on from."""
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in adapter.names}
+    for name, tensor in adapter.snapshot().items():
+        layer = next(layer for layer in adapter.names if name.startswith(f"{layer}."))
+        parts[layer][name.removeprefix(f"{layer}.")] = tensor
+    return {name: LoraWeights(found, adapter.alphas().get(name)) for name, found in parts.items()}
 
 
 def test_a_new_adapter_changes_nothing_until_it_is_trained() -> None:
@@ -177,12 +187,13 @@ def test_ranks_and_alphas_of_an_existing_lora_are_its_own_layer_by_layer() -> No
     assert [weights.rank for weights in existing.values()] == [1, 2, 3]
     assert adapter.alphas() == {name: weights.alpha for name, weights in existing.items()}
     for name, weights in existing.items():
-        assert torch.equal(adapter.parameters()[f"{name}.lora_A.weight"], weights.down)
-        assert torch.equal(adapter.parameters()[f"{name}.lora_B.weight"], weights.up)
+        for part, tensor in weights.parts.items():
+            assert torch.equal(adapter.parameters()[f"{name}.{part}"], tensor)
     name, weights = "blocks.0.prompt", existing["blocks.0.prompt"]
     layer: Any = model.layers[name]
     x = torch.randn(2, 3)
-    merged = layer.weight + weights.alpha / weights.rank * weights.up @ weights.down
+    change = weights.parts["lora_B.weight"] @ weights.parts["lora_A.weight"]
+    merged = layer.weight + weights.alpha / weights.rank * change
     torch.testing.assert_close(
         adapter.forward(name, x), nn.functional.linear(x, merged, layer.bias)
     )
@@ -192,7 +203,7 @@ def test_more_than_ten_layers_keep_their_own_rank() -> None:
     """Layer 1 and layer 11 must not be mistaken for each other."""
     layers = {f"block.{i}": nn.Linear(4, 4) for i in range(25)}
     existing = {
-        name: LoraWeights(torch.zeros(i + 1, 4), torch.zeros(4, i + 1), alpha=100.0 + i)
+        name: LoraWeights.plain(torch.zeros(i + 1, 4), torch.zeros(4, i + 1), alpha=100.0 + i)
         for i, name in enumerate(layers)
     }
     adapter = Adapter(
@@ -202,6 +213,45 @@ def test_more_than_ten_layers_keep_their_own_rank() -> None:
     for i, name in enumerate(layers):
         assert adapter.parameters()[f"{name}.lora_A.weight"].shape == (i + 1, 4)
         assert adapter.alphas()[name] == 100.0 + i
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_existing_lora_of_any_type_goes_on_as_what_it_is(kind: str) -> None:
+    model = ToyFlow()
+    before = toy_adapter(model, kind=kind)
+    stir(before)
+    existing = layer_weights(before)
+    after = toy_adapter(model, rank=7, alpha=70.0, existing=existing)  # which initialises it
+    assert {w.kind for w in existing.values()} == {"lora" if kind == "rslora" else kind}
+    assert after.alphas() == before.alphas()
+    start = before.snapshot()
+    assert after.snapshot().keys() == start.keys()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in after.snapshot().items())
+    shapes = {"blocks.0.prompt": (2, 3), "blocks.1.leave": (2, 4, 5, 5)}
+    for name, shape in shapes.items():
+        x = torch.randn(shape)
+        expected = before.forward(name, x)
+        assert torch.equal(after.forward(name, x), expected)
+        stir(after)
+        assert not torch.equal(after.forward(name, x), expected)
+        with after.reference():
+            assert torch.equal(after.forward(name, x), expected)
+        after.load(start)
+
+
+def test_an_existing_lora_may_be_of_another_type_in_every_layer() -> None:
+    model = ToyFlow()
+    kinds = dict(zip(model.layers, ("lokr", "loha", "dora"), strict=True))
+    adapters = {kind: toy_adapter(model, kind=kind) for kind in kinds.values()}
+    for adapter in adapters.values():
+        stir(adapter)
+    existing = {name: layer_weights(adapters[kind])[name] for name, kind in kinds.items()}
+    mixed = toy_adapter(model, existing=existing)
+    for name, kind in kinds.items():
+        layer: Any = model.layers[name]
+        shape = (2, layer.weight.shape[1], *[5] * (layer.weight.ndim - 2))
+        x = torch.randn(shape)
+        assert torch.equal(mixed.forward(name, x), adapters[kind].forward(name, x))
 
 
 def test_layers_an_existing_lora_does_not_have_are_left_alone() -> None:
@@ -214,14 +264,14 @@ def test_layers_an_existing_lora_does_not_have_are_left_alone() -> None:
 def test_half_precision_weights_of_an_existing_lora_become_fp32_unchanged() -> None:
     model = ToyFlow()
     existing = {
-        name: LoraWeights(w.down.bfloat16(), w.up.bfloat16(), w.alpha)
+        name: LoraWeights({part: t.bfloat16() for part, t in w.parts.items()}, w.alpha)
         for name, w in toy_lora(model).items()
     }
     adapter = toy_adapter(model, existing=existing)
     for name, weights in existing.items():
         parameter = adapter.parameters()[f"{name}.lora_A.weight"]
         assert parameter.dtype == torch.float32
-        assert torch.equal(parameter, weights.down.float())
+        assert torch.equal(parameter, weights.parts["lora_A.weight"].float())
 
 
 def test_initial_values_depend_on_the_seed_and_on_nothing_else() -> None:
@@ -377,7 +427,7 @@ def test_an_existing_lora_of_another_model_is_refused() -> None:
         toy_adapter(model, existing={"elsewhere": existing["blocks.0.prompt"]})
     with pytest.raises(ValueError, match="elsewhere"):
         toy_adapter(model, existing=existing | {"elsewhere": existing["blocks.0.prompt"]})
-    wrong = LoraWeights(torch.ones(2, 9), torch.ones(4, 2), 1.0)
+    wrong = LoraWeights.plain(torch.ones(2, 9), torch.ones(4, 2), 1.0)
     with pytest.raises(ValueError, match="blocks.0.prompt"):
         toy_adapter(model, existing=existing | {"blocks.0.prompt": wrong})
     with pytest.raises(ValueError, match="no layer"):
