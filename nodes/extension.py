@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .adapter import AdapterNode
 from .dataset import DatasetFromLatents, EncodePairs
+from .exchange import ImportPreferences
 from .lora import LoadLora, SaveLora
 from .noise import NoiseNode
 from .objective import ObjectiveNode
@@ -31,6 +32,7 @@ class DPOExtension(ComfyExtension):
         return [
             LoadPairFolder,
             LoadLabelledFolder,
+            ImportPreferences,
             PairsFromImages,
             JoinPairs,
             RankImages,

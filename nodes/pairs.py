@@ -8,11 +8,14 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..dpo_core.exchange.onetrainer_layout import export_onetrainer
+from ..dpo_core.exchange.preference_export import export_preferences
 from ..dpo_core.pairs.export import export_pair_folder
 from ..dpo_core.pairs.folder import folder_manifest, load_pair_folder
 from ..dpo_core.pairs.labelled_folder import load_labelled_folder
 from ..dpo_core.pairs.problem import PairError, PairProblem
 from ..dpo_core.pairs.record import Pair, PairSet, Picture
+from ..dpo_core.pairs.split import split_by_prompt
 from .host.folders import (
     READABLE,
     WRITABLE,
@@ -23,6 +26,13 @@ from .host.folders import (
 )
 from .host.progress import say
 from .types import CATEGORY, Pairs
+
+EXPORTS = {
+    "pair_folder": export_pair_folder,
+    "onetrainer": export_onetrainer,
+    "huggingface": export_preferences,
+}
+"""How pairs are written, by the name of the layout."""
 
 
 class LoadPairFolder(io.ComfyNode):
@@ -179,22 +189,52 @@ class ExportPairFolder(io.ComfyNode):
             display_name="Export Pair Folder (DPO)",
             category=CATEGORY,
             description="Writes pairs as a folder of chosen and rejected images with captions, "
-            "which this and other trainers read. An earlier export in its place is replaced, "
-            "nothing else ever is.",
+            "as a folder for OneTrainer, or as a dataset. An earlier export in its place is "
+            "replaced, nothing else ever is.",
+            search_aliases=["onetrainer", "huggingface", "pick-a-pic", "parquet", "concepts.json"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 Pairs.Input("pairs", tooltip="What to write."),
                 io.String.Input("folder", default="dpo/export", tooltip=WRITABLE),
+                io.Combo.Input(
+                    "layout",
+                    options=list(EXPORTS),
+                    default="pair_folder",
+                    optional=True,
+                    tooltip="pair_folder: chosen and rejected images with captions, which this and "
+                    "most trainers read. onetrainer: the same in train and val, with OneTrainer's "
+                    "concepts.json and manifest.json. huggingface: a dataset of Parquet files with "
+                    "the images inside, as Pick-a-Pic (needs the package pyarrow). The last two "
+                    "also keep ties, thumbs and rankings, and Import Preferences reads them back.",
+                ),
+                io.Int.Input(
+                    "validation_percent",
+                    default=10,
+                    min=0,
+                    max=90,
+                    optional=True,
+                    tooltip="For onetrainer and huggingface: this share of your prompts goes to "
+                    "val, all pairs of a prompt together, always the same ones. Pairs that have "
+                    "a train and val of their own keep it. 0 makes no split.",
+                ),
             ],
             outputs=[io.String.Output(display_name="path")],
         )
 
     @classmethod
-    def execute(cls, pairs: PairSet, folder: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        pairs: PairSet,
+        folder: str,
+        layout: str = "pair_folder",
+        validation_percent: int = 10,
+    ) -> io.NodeOutput:
         target = writable_folder(folder)
+        if layout != "pair_folder":
+            pairs = split_by_prompt(pairs, validation_percent)
         try:
-            path = export_pair_folder(pairs, target)
+            path = EXPORTS[layout](pairs, target)
         except OSError as error:
             raise ValueError(
                 f"The pairs could not be written to {target} ({error.strerror or error}). Nothing "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,22 +92,28 @@ def beliefs_stamp(folder: Path) -> str:
     return repr((status.st_size, status.st_mtime_ns))
 
 
-def _parsed(line: bytes) -> tuple[str, Belief] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    name, group = record.get("pair"), record.get("group", "")
+def parsed_belief(record: Mapping[str, Any]) -> Belief | None:
+    """The soft label in fields of ours; None if one of them makes no sense."""
+    group = record.get("group", "")
     probability, gap = record.get("chosen_probability", 1.0), record.get("rating_gap")
-    if not isinstance(name, str) or not isinstance(group, str) or len(group) > MAX_GROUP_CHARS:
+    if not isinstance(group, str) or len(group) > MAX_GROUP_CHARS:
         return None
     if not _is_number(probability) or not 0 <= probability <= 1:
         return None
     if gap is not None and not _is_number(gap):
         return None
-    return name, Belief(float(probability), None if gap is None else float(gap), group)
+    return Belief(float(probability), None if gap is None else float(gap), group)
+
+
+def _parsed(line: bytes) -> tuple[str, Belief] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("pair"), str):
+        return None
+    belief = parsed_belief(record)
+    return None if belief is None else (record["pair"], belief)
 
 
 def _is_number(value: Any) -> bool:

@@ -37,8 +37,8 @@ class Candidate:
     listed_prompt: str | None = None
     """The prompt as a list beside the images has it, line breaks and all. A caption file that
     says something else is the newer."""
-    source: str = ""
-    """Where the pair came from; left empty, the chosen file's name."""
+    source: str | None = None
+    """Where the pair came from; None is the chosen file's name."""
 
     @property
     def shown(self) -> str:
@@ -157,7 +157,7 @@ def _judge(candidate: Candidate, captions: Mapping[tuple[Path, str], ListedFile]
         group=candidate.belief.group,
         chosen_probability=candidate.belief.chosen_probability,
         split=candidate.split,
-        source=candidate.source or candidate.chosen.shown,
+        source=candidate.chosen.shown if candidate.source is None else candidate.source,
         rating_gap=candidate.belief.rating_gap,
     )
     return Judged(pair, origin if given else "none")

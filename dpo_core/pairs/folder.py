@@ -156,6 +156,8 @@ def _require_sides(
     problems: list[PairProblem] = []
     if not listing.images:
         fix = f"Put images into it as {chosen.text} and {rejected.text}, or give another folder."
+        if listing.tables:
+            fix = "These are Parquet files: read them with the node Import Preferences."
         problems.append(PairProblem("The folder holds no images", shown, fix))
     else:
         tops = sorted({file.name.partition("/")[0] for file in listing.images})

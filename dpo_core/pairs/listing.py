@@ -13,6 +13,7 @@ from .caption import CAPTION_SUFFIX
 from .image_file import IMAGE_SUFFIXES
 from .problem import PairError, PairProblem, printable
 
+TABLE_SUFFIX = ".parquet"
 MAX_FILES = 200_000
 """More than anyone ranks: the sign of a wrong folder (a whole disk, say)."""
 
@@ -52,6 +53,8 @@ class FolderListing:
     captions: list[ListedFile] = field(default_factory=list)
     unread: list[ListedFile] = field(default_factory=list)
     """Pictures and films of formats that are not read."""
+    tables: list[ListedFile] = field(default_factory=list)
+    """Parquet files: datasets, which hold their images themselves."""
     problems: list[PairProblem] = field(default_factory=list)
 
 
@@ -82,8 +85,11 @@ def list_folder(folder: str | Path, without: Collection[Path] = ()) -> FolderLis
             listing.captions.append(_listed(root, name, entry))
         elif suffix in _OTHER_PICTURES:
             listing.unread.append(_listed(root, name, entry))
+        elif suffix == TABLE_SUFFIX:
+            listing.tables.append(_listed(root, name, entry))
     listing.images.sort(key=lambda file: file.name)
     listing.captions.sort(key=lambda file: file.name)
+    listing.tables.sort(key=lambda file: file.name)
     return listing
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import os
 from pathlib import Path
 
 import folder_paths
@@ -38,6 +40,27 @@ def sessions_folder(user: str = "") -> Path:
 def curation_folder(user: str = "") -> Path:
     """Where what is known of scanned folders is kept, beside the sessions."""
     return sessions_folder(user).with_name("curation")
+
+
+def imports_folder(folder: Path) -> Path:
+    """Where the images of a dataset in this folder are laid down."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in folder.name)
+    place = hashlib.blake2b(os.fsencode(folder), digest_size=4).hexdigest()
+    output = Path(folder_paths.get_output_directory())
+    return output / "dpo" / "imports" / f"{name[:40]}-{place}"
+
+
+def listed_folder(text: str) -> Path | None:
+    """A folder that a file names, not a person; None unless it lies in ComfyUI's own folders."""
+    try:
+        path = Path(text)
+        resolved = path.resolve() if path.is_absolute() else None
+        if resolved is None or not resolved.is_dir():
+            return None
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
+        return None
+    inside = any(resolved == root or root in resolved.parents for root in _roots())
+    return resolved if inside else None
 
 
 def readable_folder(text: str) -> Path:

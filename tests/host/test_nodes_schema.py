@@ -28,6 +28,12 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "disliked": ("STRING", ""),
         "on_problem": ("COMBO", "error"),
     },
+    "DPOImportPreferences": {
+        "folder": ("STRING", ""),
+        "layout": ("COMBO", "auto"),
+        "limit": ("INT", 1000),
+        "on_problem": ("COMBO", "error"),
+    },
     "DPORankImages": {
         "images": ("IMAGE", REQUIRED),
         "session": ("STRING", "default"),
@@ -165,6 +171,7 @@ OUTPUTS = {
     "DPOPairsFromImages": [("pairs", "DPO_PAIRS")],
     "DPOJoinPairs": [("pairs", "DPO_PAIRS")],
     "DPOLoadLabelledFolder": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
+    "DPOImportPreferences": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
     "DPORankImages": [("pairs", "DPO_PAIRS"), ("best", "IMAGE"), ("ranked", "IMAGE")],
     "DPOLoadPreferences": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
     "DPOExportPairFolder": [("path", "STRING")],
@@ -190,6 +197,9 @@ OUTPUTS = {
 OPTIONS = {
     ("DPOLoadPairFolder", "on_problem"): ["error", "skip"],
     ("DPOLoadLabelledFolder", "on_problem"): ["error", "skip"],
+    ("DPOImportPreferences", "layout"): ["auto", "onetrainer", "huggingface"],
+    ("DPOImportPreferences", "on_problem"): ["error", "skip"],
+    ("DPOExportPairFolder", "layout"): ["pair_folder", "onetrainer", "huggingface"],
     ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
     ("DPORankImages", "use"): ["session", "this_batch"],
     ("DPOOptimizer", "schedule"): ["constant", "cosine", "linear"],
@@ -231,6 +241,13 @@ def test_inputs_and_outputs_are_those_of_the_contract(
     assert list(named) == OUTPUTS[node_id]
     assert info["output_node"] == (node_id in OUTPUT_NODES)
     assert info["category"] == "model/training/DPO"
+
+
+def test_what_an_export_was_later_given_comes_last(comfy_server: ComfyServer) -> None:
+    """Saved workflows hold widget values by their place."""
+    order = comfy_server.object_info("DPOExportPairFolder")["input_order"]
+    assert order["required"] == ["pairs", "folder"]
+    assert order["optional"] == ["layout", "validation_percent"]
 
 
 @pytest.mark.parametrize("node_id", INPUTS)
