@@ -27,20 +27,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from pathlib import Path
-from urllib.parse import urlencode
 
-import folder_paths
 from aiohttp import web
 
-from ..dpo_core.curation.curation import CurationStore
 from ..dpo_core.curation.requests import CurationRequests, ImageFile
-from ..dpo_core.ranking.session import SessionState
 from ..dpo_core.request import RequestRefused
 from .answering import Answer, answered, body_of, off_the_loop
-from .host.folders import curation_folder, readable_folder
-from .host.sessions import has_session, open_session, ranking_requests
+from .host.curation import curation_requests
 from .host.user import UnknownUser, user_of_ranking, user_of_request
 
 _SCANS = "/dpo/curation/scans"
@@ -140,7 +133,7 @@ def _sent(
     async def handler(request: web.Request) -> web.StreamResponse:
         names = request.match_info
         try:
-            requests = _requests_of_user(_viewer(request))
+            requests = curation_requests(_viewer(request))
             found = await asyncio.get_running_loop().run_in_executor(
                 None, file_of, requests, names["scan"], names["image"]
             )
@@ -164,29 +157,4 @@ def _viewer(request: web.Request) -> str:
 
 
 def _requests(request: web.Request) -> CurationRequests:
-    return _requests_of_user(user_of_request(request))
-
-
-def _requests_of_user(user: str) -> CurationRequests:
-    return _requests_of(user, curation_folder(user))
-
-
-@lru_cache
-def _requests_of(user: str, root: Path) -> CurationRequests:
-    def session_state(name: str) -> SessionState | None:
-        return open_session(name, user).state() if has_session(name, user) else None
-
-    def image_url(scan: str, image: str, small: bool) -> str:
-        path = _IMAGE.format(scan=scan, image=image) + ("/thumbnail" if small else "")
-        return path + ("?" + urlencode({"user": user}) if user else "")
-
-    # Images that are ranked already, previews of runs and thumbnails are no generations.
-    ours = Path(folder_paths.get_output_directory()).resolve() / "dpo"
-    return CurationRequests(
-        CurationStore(root, [ours]),
-        readable_folder,
-        lambda name: open_session(name, user),
-        session_state,
-        ranking_requests(user).set,
-        image_url,
-    )
+    return curation_requests(user_of_request(request))

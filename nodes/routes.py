@@ -28,6 +28,7 @@ from .curation_routes import add_curation_routes
 from .host.sessions import ranking_requests
 from .host.user import user_of_request
 from .host.waiting import WAITING_ROOM
+from .review_routes import add_review_routes
 from .run_routes import add_run_routes
 from .training_routes import add_training_routes
 
@@ -45,6 +46,7 @@ def register_routes() -> None:
     add_run_routes(server.routes)
     add_training_routes(server.routes)
     add_curation_routes(server.routes)
+    add_review_routes(server.routes)
 
 
 def add_routes(routes: web.RouteTableDef) -> None:

@@ -15,7 +15,6 @@ from ..pairs.listing import ListedFile
 from ..pairs.problem import PairError
 from .picture_bytes import DIGEST_BYTES, picture_digest, picture_hint
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp"})
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 MAX_FILE_BYTES = 256 << 20
 _KINDS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ..pairs.listing import ListedFile, list_folder
 from ..pairs.problem import PairError, PairProblem, describe_problems
-from .found_image import SUFFIXES, FoundImage, content_digest, look_at
+from .found_image import FoundImage, content_digest, look_at
 from .index import Index
 
 BATCH = 64
@@ -161,8 +161,7 @@ class Scan:
             self._known = self._index.load()
         listing = list_folder(self.folder, self._without)
         captions = {file.bare: file for file in listing.captions}
-        files = [file for file in listing.images if file.path.suffix.lower() in SUFFIXES]
-        files.sort(key=lambda file: -file.mtime_ns)
+        files = sorted(listing.images, key=lambda file: -file.mtime_ns)
         unread = self._take_known(files, captions)
         problems = tuple(listing.problems)
         with self._lock:

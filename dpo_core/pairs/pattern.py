@@ -53,6 +53,15 @@ class SidePattern:
             return None
         return match.groupdict().get("folders", "") + match["stem"]
 
+    def name(self, stem: str) -> str:
+        """A path without extension that `stem` finds this name in, if the pattern can have it."""
+        before, after = self.text.split("{}")
+        folder, slash, start = before.rpartition("/")
+        if "/" in after:
+            return f"{before}{stem}{after}"
+        folders, slash_below, last = stem.rpartition("/")
+        return f"{folder}{slash}{folders}{slash_below}{start}{last}{after}"
+
 
 def place(name: str, chosen: SidePattern, rejected: SidePattern) -> tuple[str, str] | None:
     """(side, pair name) of an image by its path without extension; None if it fits neither side.

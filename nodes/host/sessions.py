@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlencode
@@ -63,16 +64,20 @@ def _store(root: Path) -> SessionStore:
     return SessionStore(root)
 
 
-@lru_cache
-def _requests(user: str, root: Path) -> RankingRequests:
+def session_urls(user: str) -> tuple[Callable[[str, str], str], Callable[[str, str], str]]:
+    """Where ComfyUI serves an image of a session, and its thumbnail, below its own address."""
+
     def url(session: str, folder: str, file: str) -> str:
-        """Where ComfyUI serves a file of a session, below its own address."""
         sessions = f"dpo/users/{user}/sessions" if user else "dpo/sessions"
         place = {"type": "output", "subfolder": f"{sessions}/{session}/{folder}", "filename": file}
         return "/view?" + urlencode(place)
 
-    return RankingRequests(
-        _store(root),
+    return (
         lambda session, image: url(session, "images", f"{image}.png"),
         lambda session, image: url(session, "thumbnails", f"{image}.webp"),
     )
+
+
+@lru_cache
+def _requests(user: str, root: Path) -> RankingRequests:
+    return RankingRequests(_store(root), *session_urls(user))

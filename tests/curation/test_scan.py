@@ -88,7 +88,7 @@ def test_only_png_jpeg_and_webp_by_content_are_taken(folder: Path, index: Path) 
     Image.new("RGB", (9, 9)).save(folder / "other.bmp")
     found = by_name(scanned(folder, index))
     assert {name for name, image in found.items() if not image.problem} == {"really_a_jpeg.png"}
-    assert found["really_a_jpeg.png"].kind == "JPEG" and len(found) == 5
+    assert found["really_a_jpeg.png"].kind == "JPEG" and len(found) == 6
     assert "no PNG, JPEG or WebP" in found["bmp.png"].problem
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hostkit.pair_folder import write_pairs
+from hostkit.ranking import pick, ranking, shown_set
 from hostkit.server import ComfyServer, Reply
 from toykit.generations import write_generation
 
@@ -161,6 +163,36 @@ def test_names_and_prompts_with_html_come_as_text(
         assert reply.headers["Content-Type"].startswith("application/json")
     (group,) = groups(comfy_server, scan)
     assert group["prompt"] == evil and group["samples"][0]["name"].startswith(f"{evil}\\n")
+
+
+def test_pairs_of_a_session_and_of_a_folder_are_reviewed_and_changes_taken_back(
+    comfy_server: ComfyServer,
+) -> None:
+    shown = shown_set(comfy_server.queue(ranking("reviewed", seed=900)))
+    pick(comfy_server, shown)
+    write_pairs(comfy_server.base_dir / "input" / "reviewed", 3)
+    scan = scanned(comfy_server, "reviewed")["scan"]
+    for of, count in (("sessions/reviewed", 1), (f"scans/{scan}", 3)):
+        path = f"/dpo/curation/{of}/pairs"
+        page = comfy_server.get(path).json()
+        assert page["total"] == count
+        (pair, *_) = page["pairs"]
+        assert comfy_server.get(pair["chosen"]["url"]).status == 200
+        body = {"id": "e1", "kind": "remove", "pair": pair["pair"], "undo_id": "u1"}
+        for headers, status in (({"Content-Type": "text/plain"}, 415),
+                                ({"Origin": "http://evil.example"}, 403)):  # fmt: skip
+            for end in ("edits", "undo"):
+                assert comfy_server.post(f"{path}/{end}", body, headers).status == status
+        edits = comfy_server.post(f"/api{path}/edits", body).json()
+        assert [one["id"] for one in edits["edits"]] == ["e1"]
+        assert comfy_server.get(path).json()["total"] == count - 1
+        assert comfy_server.get(f"{path}/statistics").json()["pairs"] == count - 1
+        assert comfy_server.post(f"{path}/undo", body).json()["edits"] == []
+        assert comfy_server.get(path).json()["pairs"] == page["pairs"]
+        for end in ("/orphans", "/edits", "/statistics"):
+            assert comfy_server.get(path + end).status == 200
+    for path in ("sessions/..%2f/pairs", "sessions/none/pairs", "scans/none/pairs"):
+        assert comfy_server.get(f"/dpo/curation/{path}").status in (400, 404)
 
 
 def test_users_have_scans_of_their_own_and_only_open_folders_are_looked_at(
