@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,11 @@ MAX_VALUE_CHARS = 400
 
 _SETTINGS = ("seed", "noise_seed", "steps", "sampler_name", "sampler", "sigmas", "add_noise")
 """Inputs that tell a sampler from a node that only prepares conditioning and latents."""
+_GROUPS = ("workflow>", "workflow/")
+"""What the page calls a group of nodes that an older one drew as a single node."""
+_SAMPLER = re.compile(r"(?<!up)(?<!down)(?<!re)sampler")
+_WITHOUT_TEXT = ("LotusConditioning", "SeedVR2Conditioning")
+"""What a sampler is given that draws depth maps or enlarges: it knows no text."""
 _PARTS = ("noise", "guider", "sampler", "sigmas")
 """Inputs of a sampler that nodes of their own hold the settings of."""
 _MODEL_FILES = ("ckpt_name", "unet_name", "model_name", "gguf_name")
@@ -35,8 +41,18 @@ class Sampler:
 
 def samplers_among(graph: Graph, nodes: Iterable[Node]) -> list[Sampler] | None:
     """The samplers of some nodes; None if they are more than any real graph has."""
-    found = [sampler for node in nodes for sampler in _sampler(graph, node)]
+    found = [
+        sampler
+        for node in nodes
+        for sampler in _sampler(graph, node)
+        if not sampler.positive or not _is_without_text(graph, sampler)
+    ]
     return found if len(found) <= MAX_SAMPLERS else None
+
+
+def _is_without_text(graph: Graph, sampler: Sampler) -> bool:
+    behind = [graph.node(graph.routed(link)) for link in sampler.positive]
+    return all(node is not None and node["class_type"] in _WITHOUT_TEXT for node in behind)
 
 
 def _sampler(graph: Graph, node: Node) -> Iterator[Sampler]:
@@ -44,10 +60,12 @@ def _sampler(graph: Graph, node: Node) -> Iterator[Sampler]:
     # A face detailer works on a part of a picture that is there already.
     if "detailer" in kind:
         return
-    if is_link(inputs.get("guider")):
+    if kind.startswith(_GROUPS):
+        yield Sampler(node, told=False)
+    elif is_link(inputs.get("guider")):
         yield _guided(node, graph.node(graph.routed(inputs["guider"])))
     elif is_link(inputs.get("positive")):
-        if "sampler" in kind or any(name in inputs for name in _SETTINGS):
+        if _SAMPLER.search(kind) or any(name in inputs for name in _SETTINGS):
             yield Sampler(node, (inputs["positive"],), _link(inputs.get("negative")))
     elif _samples_unseen(node):
         yield Sampler(node, told=False)
@@ -58,7 +76,8 @@ def _samples_unseen(node: Node) -> bool:
     inputs, kind = node["inputs"], node["class_type"].lower()
     seeded = "seed" in inputs or "noise_seed" in inputs
     stepped = "steps" in inputs or "sampler_name" in inputs or "denoise" in inputs
-    return bool(picture_links(node)) and ((seeded and stepped) or "sampler" in kind)
+    samples = (seeded and stepped) or _SAMPLER.search(kind) is not None
+    return samples and bool(picture_links(node))
 
 
 def _guided(node: Node, guider: Node | None) -> Sampler:
@@ -76,12 +95,23 @@ def positive_text(graph: Graph, sampler: Sampler) -> str | None:
     """The one positive prompt of a sampler, None if unsure."""
     if not sampler.told:
         return None
-    texts = {conditioning_text(graph, link) for link in sampler.positive}
-    return texts.pop() if len(texts) == 1 else None
+    first, *others = (conditioning_text(graph, link) for link in sampler.positive)
+    # A second conditioning with the negative text stands between the two sides: it guides towards
+    # a picture to be changed, without the text of the change.
+    between = {first, _negative(graph, sampler)} if others else {first}
+    return first if between.issuperset(others) else None
 
 
 def negative_text(graph: Graph, sampler: Sampler) -> str | None:
     """The one negative prompt of a sampler, None if unsure; "" if it was set to zero."""
+    text = _negative(graph, sampler)
+    if len(sampler.positive) < 2:
+        return text
+    # Of three conditionings one may be linked to the wrong input.
+    return None if text in (conditioning_text(graph, sampler.positive[0]), None) else text
+
+
+def _negative(graph: Graph, sampler: Sampler) -> str | None:
     return conditioning_text(graph, sampler.negative, emptied="")
 
 

@@ -14,7 +14,12 @@ from .comfyui_graph import MAX_DEPTH, MAX_HOPS, Graph, Node, is_link
 from .prompt_text import MAX_PROMPT_CHARS
 
 _FIELDS = ("value", "text", "string", "prompt")
-_PASSING_ON = {"ShowText|pysssss": "text", "SaveText": "text", "CustomCombo": "choice"}
+_PASSING_ON = {
+    "CustomCombo": "choice",
+    "PreviewAny": "source",
+    "SaveText": "text",
+    "ShowText|pysssss": "text",
+}
 """Nodes that hand on one text as it came, whatever else is stored with them."""
 _CASES: dict[str, Callable[[str], str]] = {
     "UPPERCASE": str.upper,

@@ -6,7 +6,7 @@ passed, as the page does when a workflow is queued.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ _MUTED, _BYPASSED = 2, 4
 _OUTSIDE, _RESULT = -10, -20
 """Ids that a subgraph's links have for what comes in and what goes out."""
 _NOT_RUN = ("PrimitiveNode", "Note", "MarkdownNote", "GetNode", "SetNode")
+_INSIDE = object()
 _AFTER_SEED = ("fixed", "increment", "decrement", "randomize")
 
 # Older pages did not name the values they saved.
@@ -143,14 +144,20 @@ class _Page:
             name, link = str(one.get("name")), one.get("link")
             if link is None:
                 continue
-            inputs.pop(name, None)
             value = self._source(scope, str(link))
-            if value is not None:
+            if value is not _INSIDE:
+                inputs.pop(name, None)
+            if value is not None and value is not _INSIDE:
                 inputs[name] = value
         return inputs
 
     def _source(self, scope: _Scope, link: str) -> Any:
-        """What a link brings: [node id, output] of a node that runs, a value, or None."""
+        """What a link brings: [node id, output] of a node that runs, a value, or None.
+
+        `_INSIDE` if it brings what was typed where it ends: the value is shown outside a subgraph,
+        but saved inside.
+        """
+        below: Any = _INSIDE
         for _ in range(MAX_HOPS):
             self._hops -= 1
             if link not in scope.links or self._hops < 0:
@@ -160,9 +167,11 @@ class _Page:
                 name = _name_outside(scope, output)
                 if scope.outside is None or name is None:
                     return None
+                typed = _typed_outside(scope, name)
                 linked = _link_of(_input_called(scope.used_as, name))
                 if not linked:
-                    return _widget_values(scope.used_as).get(name)
+                    return below if typed is _INSIDE else typed
+                below = below if typed is _INSIDE else typed
                 scope, link = scope.outside, linked
                 continue
             node = scope.nodes.get(origin)
@@ -229,6 +238,44 @@ def _input_called(node: _Fields, name: str) -> dict[str, Any] | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def _typed_outside(scope: _Scope, name: str) -> Any:
+    """The value that the node of a subgraph was given for one of its inputs.
+
+    `_INSIDE` if values are saved in the subgraph; None if it cannot be told which value it is.
+    """
+    named, values = (scope.used_as.get(key) for key in ("widgets_values_named", "widgets_values"))
+    if isinstance(named, dict):
+        return named.get(name, _INSIDE)
+    if not isinstance(values, list) or not values:
+        return _INSIDE
+    names = _names_shown(scope.used_as) or _names_of_widgets(scope.definition)
+    found, whole = _named_values(names, values)
+    return found.get(name) if whole and names.count(name) == 1 else None
+
+
+def _names_shown(node: _Fields) -> list[str]:
+    """What a subgraph's node calls the values of the nodes inside that it shows."""
+    properties = node.get("properties")
+    shown = properties.get("proxyWidgets") if isinstance(properties, dict) else None
+    pairs = shown if isinstance(shown, list) else []
+    return [str(one[1]) for one in pairs if isinstance(one, list) and len(one) > 1]
+
+
+def _names_of_widgets(definition: _Fields) -> list[str]:
+    """The inputs of a subgraph that feed values, not sockets, inside it."""
+    fed = {
+        str(one.get("link"))
+        for node in _objects(definition.get("nodes"))
+        for one in _objects(node.get("inputs"))
+        if one.get("widget")
+    }
+    return [
+        str(one.get("name"))
+        for one in _objects(definition.get("inputs"))
+        if isinstance(one.get("linkIds"), list) and not fed.isdisjoint(map(str, one["linkIds"]))
+    ]
+
+
 def _widget_values(node: _Fields) -> dict[str, Any]:
     """The values typed into a node, by name, as far as their names are known."""
     values = node.get("widgets_values")
@@ -237,19 +284,28 @@ def _widget_values(node: _Fields) -> dict[str, Any]:
             return dict(given)
     if not isinstance(values, list):
         return {}
+    known = _WIDGETS.get(str(node.get("type")))
+    if known:
+        return _named_values(known, values)[0]
     named = [one["widget"] for one in _objects(node.get("inputs")) if _has_name(one.get("widget"))]
-    names = _WIDGETS.get(str(node.get("type"))) or [one["name"] for one in named]
+    found, whole = _named_values([one["name"] for one in named], values)
+    return found if whole else {}
+
+
+def _named_values(names: Sequence[str], values: list[Any]) -> tuple[dict[str, Any], bool]:
+    """Values by name, and whether there were as many of both."""
     found: dict[str, Any] = {}
     at = 0
     for name in names:
         if at >= len(values):
-            break
+            return found, False
         found[name] = values[at]
         at += 1
-        # What is to become of a number after each run is saved behind it, without a name.
-        if at < len(values) and type(found[name]) is int and values[at] in _AFTER_SEED:
+        # What is to become of a number after each run is saved behind it, mostly without a name.
+        after_seed = at < len(values) and type(found[name]) is int and values[at] in _AFTER_SEED
+        if after_seed and "control_after_generate" not in names:
             at += 1
-    return found
+    return found, at == len(values)
 
 
 def _has_name(widget: Any) -> bool:

@@ -30,16 +30,12 @@ def test_never_takes_a_negative_prompt_for_the_prompt(case: Case, tmp_path: Path
 
 @pytest.mark.parametrize("file", sorted((FOLDER / "comfyui").glob("*.json")), ids=lambda f: f.stem)
 def test_a_workflow_as_older_pages_saved_it(file: Path, tmp_path: Path) -> None:
-    """Values without names: what is told is the same as with them, or less."""
+    """The values of widgets stand in a row without names."""
     texts = comfyui_texts(f"comfyui/{file.name}")
     newer, older = tmp_path / "newer.png", tmp_path / "older.png"
     newer.write_bytes(png(workflow=texts["workflow"]))
     older.write_bytes(png(workflow=json.dumps(_without_names(json.loads(texts["workflow"])))))
-    now, then = told(read_metadata(newer)), told(read_metadata(older))
-    for field in ("prompt", "negative", "seed", "width", "height", "model"):
-        assert then.get(field) in (now.get(field), None)
-    if "subgraph" not in file.stem:
-        assert then == now
+    assert told(read_metadata(older)) == told(read_metadata(newer))
 
 
 def _without_names(value: object) -> object:
