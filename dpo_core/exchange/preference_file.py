@@ -13,7 +13,11 @@ from .arrow import Arrow
 
 MAX_ROW_GROUP_BYTES = 4 << 30
 """A column's share of a row group, as large as whole files usually are: more is a trap."""
+MAX_EXPANSION = 100
+"""How many times as large as its file all rows of it may be: images can hardly be compressed."""
 BATCH_ROWS = 8
+BATCH_BYTES = 64 << 20
+"""Rows that are read at once, to be decoded side by side, and bytes after which there are fewer."""
 
 _LAYOUTS = (
     "jpg_0, jpg_1 and label_0 with caption or prompt (as Pick-a-Pic), or chosen, rejected and "
@@ -145,23 +149,31 @@ def rows_of(
     arrow: Arrow, source: PreferenceFile, most: int, problems: list[PairProblem]
 ) -> Iterator[list[Row]]:
     """The first rows of a file, a few at a time; where it is damaged they end with a problem."""
-    number = 0
+    number, size, waiting, waiting_bytes = 0, 0, list[Row](), 0
     try:
         with _parquet(arrow, source.file) as parquet:
             names = list(source.columns)
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-                count = min(batch.num_rows, most - number)
-                columns = {name: batch.column(name) for name in names}
-                yield [
-                    Row(number + i, {name: column[i] for name, column in columns.items()})
-                    for i in range(count)
-                ]
-                number += count
-                if number >= most:
+            # One at a time: a few bytes of a file can stand for any number of large images.
+            for batch in parquet.iter_batches(1, columns=names, use_threads=False):
+                size += batch.nbytes
+                if size > MAX_EXPANSION * source.file.size + BATCH_BYTES:
+                    what = f"This file's images are over {MAX_EXPANSION} times as large as itself"
+                    where = f"{source.file.shown}, row {number}"
+                    problems.append(PairProblem(what, where, "Leave the file out."))
+                    break
+                waiting.append(Row(number, {name: batch.column(name)[0] for name in names}))
+                waiting_bytes += batch.nbytes
+                number += 1
+                if len(waiting) == BATCH_ROWS or waiting_bytes >= BATCH_BYTES or number == most:
+                    yield waiting
+                    waiting, waiting_bytes = [], 0
+                if number == most:
                     return
+            yield waiting
     except (MemoryError, PairError):
         raise
     except Exception:  # as in open_preferences
+        yield waiting
         problems += _damaged(f"{source.file.shown}, row {number}").problems
 
 

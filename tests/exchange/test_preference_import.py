@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dpo_core.exchange import image_folder, preference_import
+from dpo_core.exchange import image_folder, preference_file, preference_import
 from dpo_core.exchange.image_folder import ImageFolder
 from dpo_core.exchange.preference_export import export_preferences
 from dpo_core.exchange.preference_import import import_preferences
@@ -273,6 +273,19 @@ def test_a_disk_that_is_nearly_full_is_not_filled(
     monkeypatch.setattr(image_folder, "LEAVE_FREE", 1 << 62)
     assert "room left on this disk" in refusal(tmp_path / "set", on_problem="skip")
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_a_small_file_that_stands_for_large_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preference_file, "BATCH_BYTES", 0)
+    one, other = image(1, (300, 300)), image(2, (300, 300))
+    path = pick_a_pic(tmp_path / "set/a.parquet", jpg_0=[one] * 1000, jpg_1=[other] * 1000)
+    rows = 100 * path.stat().st_size // len(one + other)
+    assert rows < 900  # the file holds either image once
+    text = refusal(tmp_path / "set")
+    row = int(text.partition("a.parquet, row ")[2].split()[0])
+    assert "over 100 times as large as itself" in text and rows // 2 < row < rows
 
 
 def test_after_many_problems_the_rest_is_not_looked_at(
