@@ -66,7 +66,10 @@ class HostDenoiser:
             and len(self._patcher.backup) == self._replaced
         ):
             return
-        comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
+        # As everywhere in the host: quantised layers that it moved outside of inference mode it
+        # could not unload inside.
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
         self._replaced = len(self._patcher.backup)
 
     def sigma(self, percent: Tensor) -> Tensor:

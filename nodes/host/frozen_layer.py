@@ -5,6 +5,12 @@ copy that may be evicted, or with a cast of a quantised weight. Saved for backwa
 autograd, such a view is silently overwritten, or a second copy of the model piles up. Here each
 frozen layer is one autograd function: forward is the host's own forward without a graph, backward
 asks the host for the weight once more.
+
+One thing is not as in sampling. With quantised weights the host may round a layer's inputs as
+well, for the sake of a faster kernel. Early in training the policy differs from the reference by
+less than such a step, and in their difference, which preferences are learned from, little would be
+left but rounding. So quantised layers compute here with what their weights stand for and with
+inputs as they are, in both alike; the gradient is that of the dequantised model.
 """
 
 from __future__ import annotations
@@ -32,6 +38,17 @@ def is_host_layer(module: nn.Module) -> bool:
     return isinstance(module, comfy.ops.CastWeightBiasOp)
 
 
+def unreadable_layers(model: nn.Module) -> list[str]:
+    """Classes of layers whose weights are in a form that cannot be made out here."""
+    return sorted({type(m).__name__ for m in model.modules() if not _is_readable(m)})
+
+
+def _is_readable(module: nn.Module) -> bool:
+    if is_host_layer(module) and _own_cast(module) is not None:
+        return True
+    return all(p is None or p.is_floating_point() for p in module._parameters.values())
+
+
 def frozen_forward(layer: Any) -> Forward:
     """The layer's forward with a gradient for its input and none for its weights.
 
@@ -56,7 +73,12 @@ def frozen_forward(layer: Any) -> Forward:
             f"{type(layer).__qualname__}."
         )
 
-    inner = type(layer).forward.__get__(layer)  # an override on the instance may be ours
+    host = type(layer).forward.__get__(layer)  # an override on the instance may be ours
+
+    def inner(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        dequantised = function is _Linear and _may_round_inputs(layer)
+        y = _dequantised_linear(layer, x) if dequantised else host(x, *args, **kwargs)
+        return y if type(y) is Tensor else own_copy(y)
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if function is not None and torch.is_grad_enabled() and x.requires_grad:
@@ -74,20 +96,34 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any, inner: Forward) -> Tensor:
         ctx.layer = layer
-        # Detached: quantised layers choose another kernel for inputs that want a gradient, and
-        # reference and policy must run the same one. The host's fp8 kernel clamps in place.
-        x = x.detach()
-        return inner(x.clone() if isinstance(layer, comfy.ops.fp8_ops.Linear) else x)
+        return inner(x.detach())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         with _weights(ctx.layer, grad) as (weight, _):
             result = grad @ weight
-        scale = getattr(ctx.layer, "pre_quant_scale", None)
-        if scale is not None:
-            result = result * scale.to(result)
-        return result, None, None
+        return _smoothed(ctx.layer, result), None, None
+
+
+def _may_round_inputs(layer: Any) -> bool:
+    """Whether the host, on some device, computes this layer with rounded inputs."""
+    return isinstance(layer, comfy.ops.fp8_ops.Linear) or isinstance(layer.weight, QuantizedTensor)
+
+
+def _dequantised_linear(layer: Any, x: Tensor) -> Tensor:
+    x = _smoothed(layer, x)
+    with _weights(layer, x) as (weight, bias):
+        return nn.functional.linear(x, weight, bias)
+
+
+def _smoothed(layer: Any, x: Tensor) -> Tensor:
+    """Inputs as some quantised weights expect them: scaled, which their derivative is by the same.
+
+    Source: Lin et al., AWQ, 2023, equation 4.
+    """
+    scale = getattr(layer, "pre_quant_scale", None)
+    return x if scale is None else x * scale.to(x)
 
 
 class _Convolution(torch.autograd.Function):
@@ -185,8 +221,36 @@ def _weights(layer: Any, like: Tensor) -> Iterator[tuple[Any, Any]]:
     if layer.weight is None:
         yield None, None
         return
+    own_cast = _own_cast(layer)
+    if own_cast is not None:
+        weight, bias = own_cast(like)
+        yield _bare(weight), _bare(bias)
+        return
     with comfy.ops.CastBiasWeightContext(layer, like, offloadable=True) as (weight, bias):
-        yield weight.dequantize() if isinstance(weight, QuantizedTensor) else weight, bias
+        dequantised = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+        yield _bare(dequantised), _bare(bias)
+
+
+def _own_cast(layer: Any) -> Callable[[Tensor], tuple[Tensor, Tensor | None]] | None:
+    """How a layer gives its weights for an input, if it keeps them in a form of its own.
+
+    Layers of ComfyUI-GGUF do. The host's own leave it to the host.
+    """
+    return getattr(layer, "cast_bias_weight", None)
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """A copy without an extension's class.
+
+    Such classes spread to what is computed with them, and their copies may be none.
+    """
+    return tensor.detach().as_subclass(Tensor).clone()
+
+
+def _bare(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or type(tensor) in (Tensor, nn.Parameter):
+        return tensor
+    return tensor.as_subclass(Tensor)
 
 
 def _plain(tensor: Tensor | None) -> Tensor | None:

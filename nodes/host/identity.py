@@ -68,9 +68,24 @@ def _sampled_weights(patcher: ModelPatcher) -> str:
     digest = blake2b(digest_size=16)
     for name, weight in sorted(patcher.model_state_dict("diffusion_model.").items()):
         backup = patcher.backup.get(name)
+        if backup is not None:
+            weight = backup.weight
+        elif weight.is_meta:
+            weight = _stored(patcher.model, name)
         digest.update(name.encode())
-        digest.update(_sample(weight if backup is None else backup.weight).encode())
+        if weight is not None:
+            digest.update(_sample(weight).encode())
     return digest.hexdigest()
+
+
+def _stored(model: Any, name: str) -> Tensor | None:
+    """The numbers behind a placeholder; extensions with weights of their own form give some."""
+    layer, _, attribute = name.rpartition(".")
+    try:
+        weight = getattr(model.get_submodule(layer), attribute)
+    except AttributeError:
+        return None
+    return None if weight.is_meta else weight.detach().as_subclass(Tensor)
 
 
 def _spots(patcher: ModelPatcher) -> str:

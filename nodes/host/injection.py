@@ -24,7 +24,7 @@ from ...dpo_core.training.adapter import Adapter, AdapterSettings, Target
 from ...dpo_core.training.lora_weights import LoraWeights
 from ...dpo_core.training.targets import ModelLayers, chosen_layers
 from .checkpointed_block import checkpointed_forward, overwrites_itself, repeated_blocks
-from .frozen_layer import frozen_forward, frozen_weight, is_host_layer
+from .frozen_layer import frozen_forward, frozen_weight, is_host_layer, own_copy
 from .kernels import give_kernels_a_gradient
 from .prompt_cache import forget_prompts
 
@@ -183,7 +183,7 @@ class _PlainTensors:
             for store in (module._parameters, module._buffers):
                 for name, tensor in store.items():
                     if tensor is not None and _is_out_of_reach(tensor):
-                        copy: Any = tensor.detach().clone()
+                        copy: Any = own_copy(tensor)
                         if store is module._parameters:
                             copy = nn.Parameter(copy, requires_grad=False)
                         self._replaced.append((store, name, tensor, copy))
@@ -199,8 +199,10 @@ class _PlainTensors:
 def _is_out_of_reach(tensor: Tensor) -> bool:
     """True for what no graph may keep: inference tensors, and parameters the host wraps around one.
 
-    Those wrapped outside of inference mode deny being one.
+    Those wrapped outside of inference mode deny being one. Classes of extensions would spread.
     """
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return True
     try:
         return tensor.is_inference() or tensor._version < 0
     except RuntimeError:

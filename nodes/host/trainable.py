@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 
 from ...dpo_core.training.adapter import AdapterSettings
 from ...dpo_core.training.adapter_layer import LOW_RANK
 from ...dpo_core.training.lora_weights import LoraWeights
+from .frozen_layer import unreadable_layers
 from .injection import adapted_layers
 
 _OTHER_KINDS = {
@@ -36,6 +38,13 @@ def model_problems(patcher: ModelPatcher) -> list[str]:
     if kind is not None and type(model).__name__ != "Kandinsky5Image":
         found.append(
             f"{type(model).__name__} is a model for {kind}; preferences train image models only."
+        )
+    unreadable = unreadable_layers(getattr(model, "diffusion_model", None) or nn.Module())
+    if unreadable:
+        found.append(
+            f"An extension loaded the model with weights in a form of its own "
+            f"({', '.join(unreadable)}), which cannot be trained through. Load it with ComfyUI's "
+            f"own loaders, in whatever format, or as GGUF."
         )
     if patcher.injections:
         found.append(

@@ -476,17 +476,24 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_patcher(
-    kind: str, seed: int = 0, load_device: torch.device | None = None, inference: bool = True
+    kind: str,
+    seed: int = 0,
+    load_device: torch.device | None = None,
+    inference: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> ModelPatcher:
-    """A new MODEL of a family, fp32, as the host's loader makes it from here on.
+    """A new MODEL of a family, as the host's loader makes it from here on.
 
-    `inference=False` builds it outside inference mode.
+    It holds its weights in `dtype` and computes in fp32. `inference=False` builds it outside
+    inference mode.
     """
     family, management = FAMILIES[kind], comfy.model_management
     device = load_device or management.get_torch_device()
     with torch.inference_mode(inference), _smaller(family):
         config = family.host_config()
-        config.set_inference_dtype(torch.float32, None, device=device)
+        config.set_inference_dtype(
+            dtype, None if dtype == torch.float32 else torch.float32, device=device
+        )
         model = config.get_model(dict(family.marks), "")
         patcher = comfy.model_patcher.CoreModelPatcher(
             model, load_device=device, offload_device=management.unet_offload_device()
@@ -496,7 +503,7 @@ def family_patcher(
             for name, tensor in model.diffusion_model.state_dict().items()
             if tensor.is_floating_point() and tensor.numel()
         }
-        weights = random_state_dict(shapes, seed)
+        weights = {n: w.to(dtype) for n, w in random_state_dict(shapes, seed).items()}
         model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
 

@@ -35,6 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hostkit.families import FAMILIES, family_latents, family_patcher, family_prompt
+from hostkit.quantised import STORAGES
 from hostkit.random_weights import StateDict, random_state_dict
 
 Conditioning = list[list[Any]]
@@ -235,7 +236,10 @@ def _shared_folder() -> Path:
 def _model_file(kind: str, storage: str, seed: int) -> Path:
     key = (kind, storage, seed)
     if key not in _files:
-        if storage == "quantized":
+        if storage in STORAGES:
+            _files[key] = _shared_folder() / f"tiny_{kind}_{storage}_{seed}.safetensors"
+            STORAGES[storage].save(diffusion_state_dict(kind, seed), _files[key])
+        elif storage == "quantized":
             _files[key] = write_quantized_model(_shared_folder(), kind, seed)
         else:
             dtype = getattr(torch, storage)
@@ -250,21 +254,25 @@ def tiny_patcher(
     seed: int = 0,
     model_options: dict[str, Any] | None = None,
     inference: bool = True,
+    storage: str | None = None,
 ) -> ModelPatcher:
     """A freshly loaded MODEL, as UNETLoader makes it: under inference mode, weights and all.
 
-    `kind` is a key of `TINY_MODELS`, or of `FAMILIES` (those in fp32 only). `dtype` is the storage
-    dtype: float8_e4m3fn gives weights in fp8 that are cast to fp32 for every layer. `quantized`
-    loads fp8 Linears with scales into the host's mixed-precision layers instead.
+    `kind` is a key of `TINY_MODELS`, or of `FAMILIES` (those as `dtype` only). `dtype` is the
+    storage dtype: float8_e4m3fn gives weights in fp8 that are cast to fp32 for every layer.
+    `quantized` loads fp8 Linears with scales into the host's mixed-precision layers instead, and
+    `storage` what that key of `STORAGES` says.
     `inference=False` loads outside inference mode: a model that plain autograd can differentiate,
     to compare gradients with. Every call returns a new model.
     """
     options = dict(model_options or {})
     if kind in FAMILIES:
-        return family_patcher(kind, seed, options.get("load_device"), inference)
-    storage = "quantized" if quantized else str(dtype).removeprefix("torch.")
-    path = _model_file("sd15" if kind == "sd15_v" else kind, storage, seed)
-    if not quantized:
+        return family_patcher(kind, seed, options.get("load_device"), inference, dtype)
+    held = storage or ("quantized" if quantized else str(dtype).removeprefix("torch."))
+    path = _model_file("sd15" if kind == "sd15_v" else kind, held, seed)
+    if storage is not None:
+        options |= STORAGES[storage].options
+    elif not quantized:
         options.setdefault("dtype", dtype)
     with torch.inference_mode(inference):
         patcher = comfy.sd.load_diffusion_model(str(path), model_options=options)
