@@ -9,6 +9,7 @@ from pathlib import Path
 
 import folder_paths
 import torch
+from comfy.utils import load_torch_file
 from comfy_api.v0_0_2 import io
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -24,6 +25,8 @@ from .host.trainer import Trainer as TrainerValue
 from .host.trainer import lora_of, metadata_of
 from .types import CATEGORY, Lora, Trainer
 
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")
+
 
 class LoadLora(io.ComfyNode):
     @classmethod
@@ -32,7 +35,8 @@ class LoadLora(io.ComfyNode):
             node_id="DPOLoadLoRA",
             display_name="Load LoRA to Refine (DPO)",
             category=CATEGORY,
-            description="Reads a LoRA file for existing_lora, without applying it to a model.",
+            description="Reads a LoRA file for existing_lora, without applying it to a model. LoRA, "
+            "DoRA, LoHa and LoKr, under any names that ComfyUI's loaders know.",
             inputs=[
                 io.Combo.Input(
                     "lora_name", options=folder_paths.get_filename_list("loras"),
@@ -52,10 +56,26 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str) -> io.NodeOutput:
-        tensors, _ = read_lora(Path(folder_paths.get_full_path_or_raise("loras", lora_name)))
+        path = Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        tensors = _pickled(path) if path.suffix in PICKLED else read_lora(path)[0]
         if not tensors:
             raise ValueError(f"{lora_name} holds no weights.")
         return io.NodeOutput(tensors)
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of an older kind of file; nothing in it is run.
+
+    Raises:
+        ValueError: it cannot be read so.
+    """
+    try:
+        found = load_torch_file(str(path), safe_load=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path.name} cannot be read ({error}). Use it as a .safetensors file."
+        ) from error
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
 class SaveLora(io.ComfyNode):

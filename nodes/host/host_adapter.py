@@ -27,6 +27,8 @@ def layer_weights(patch: Any, name: str, shape: tuple[int, ...]) -> LoraWeights:
     Raises:
         ValueError: it cannot be refined, or is for a layer of another size.
     """
+    if len(shape) < 2:
+        raise ValueError(not_refined("weights of norms", name))
     try:
         weights = _weights(patch, name, shape)
     except (IndexError, RuntimeError) as error:  # matrices that do not go together

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dpo_core.saving.lora_file import lora_layers
-from .lora_keys import Place, lora_places
+from .lora_keys import Place, layer_shape, lora_places
 
 KEY_NAMES = ("comfyui", "kohya", "diffusers")
 
@@ -75,13 +75,12 @@ def _nameless(patcher: ModelPatcher, key_names: str, missing: list[str], count: 
 
 def _names(patcher: ModelPatcher, key_names: str) -> dict[str, list[tuple[str, Place]]]:
     """For each layer its name in the dialect, or those of its pieces from the first row on."""
-    state = patcher.model_state_dict()
     found: dict[str, list[tuple[str, Place]]] = {}
     for name, place in lora_places(patcher).items():
         if place.weight.endswith(".weight") and _belongs(name, place, patcher.model, key_names):
             found.setdefault(place.weight.removesuffix(".weight"), []).append((name, place))
     return {
-        layer: _complete(names, state[f"{layer}.weight"].shape[0])
+        layer: _complete(names, layer_shape(patcher, layer)[0])
         for layer, names in found.items()
     }
 

@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dpo_core.training.adapter_layer import CONVOLUTIONS, weight_shape
 from ...dpo_core.training.lora_weights import LoraWeights
 from .host_adapter import layer_weights, not_refined, wrong_size
 
@@ -71,6 +72,13 @@ def lora_places(patcher: ModelPatcher) -> dict[str, Place]:
     return {name: place for name, place in places.items() if place.weight in state}
 
 
+def layer_shape(patcher: ModelPatcher, name: str) -> tuple[int, ...]:
+    """Of a layer's weight as it computes; as it is stored, several numbers may share one place."""
+    layer: Any = patcher.model.get_submodule(name)
+    known = isinstance(layer, CONVOLUTIONS) or hasattr(layer, "in_features")
+    return weight_shape(layer) if known else tuple(layer.weight.shape)
+
+
 def read_existing(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> ExistingLora:
     """Understands ``lora`` as the host does.
 
@@ -91,11 +99,10 @@ def read_existing(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> Existing
             "The LoRA does not fit this model: none of its weights belong to a layer of it. Was "
             "it made for another base model?"
         )
-    state = patcher.model_state_dict()
     weights = {}
     for weight, found in parts.items():
         name = _layer(weight)
-        weights[name] = _merged(found, tuple(state[weight].shape), name)
+        weights[name] = _merged(found, layer_shape(patcher, name), name)
     if unused:
         raise ValueError(
             f"The LoRA does not fit this model: {len(unused)} of its weights belong to no layer "
@@ -156,13 +163,12 @@ def refuse_if_upstream(patcher: ModelPatcher, weights: Mapping[str, LoraWeights]
     Raises:
         ValueError: it is already applied to the model by a loader before the trainer.
     """
-    state = patcher.model_state_dict()
     for name, ours in weights.items():
         weight = f"{name}.weight"
         for _, patch, _, rows, order in patcher.patches.get(weight, []):
             part = _Part(Place(weight, rows, order), patch)
             try:
-                theirs = _merged([part], tuple(state[weight].shape), name)
+                theirs = _merged([part], layer_shape(patcher, name), name)
             except ValueError:
                 continue  # what cannot be refined is not what is refined
             if _among(theirs, ours):

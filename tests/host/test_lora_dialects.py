@@ -114,6 +114,58 @@ def test_what_is_written_is_what_the_host_applies_and_is_read_again(
         assert_same(our_change(patcher, file), trained)
 
 
+# Written out from the other tools' own files: (family, dialect) -> some of the names.
+NAMES = {
+    ("sd1", "kohya"): [
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight",
+        "lora_unet_mid_block_resnets_0_time_emb_proj.alpha",
+    ],
+    ("sd1", "diffusers"): [
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight",
+        "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj.lora.down.weight",
+    ],
+    ("sdxl", "kohya"): ["lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q.lora_up.weight"],
+    ("sd3_medium", "kohya"): ["lora_unet_joint_blocks_0_context_block_attn_qkv.lora_up.weight"],
+    ("sd3_medium", "diffusers"): [
+        "transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight",
+        "transformer.transformer_blocks.1.norm1_context.linear.lora_B.weight",
+    ],
+    ("flux_dev", "kohya"): ["lora_unet_single_blocks_0_modulation_lin.lora_down.weight"],
+    ("flux_dev", "diffusers"): [
+        "transformer.transformer_blocks.0.ff.net.0.proj.lora_B.weight",
+        "transformer.single_transformer_blocks.0.attn.to_v.lora_A.weight",
+        "transformer.single_transformer_blocks.0.proj_mlp.lora_B.weight",
+        "transformer.single_transformer_blocks.0.proj_out.lora_A.weight",
+    ],
+    ("flux2", "diffusers"): [
+        "transformer.transformer_blocks.0.ff_context.linear_in.lora_B.weight",
+        "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_B.weight",
+        "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight",
+    ],
+    ("z_image", "diffusers"): ["transformer.layers.0.attention.to_out.0.lora_B.weight"],
+    ("qwen_image", "diffusers"): ["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"],
+    ("krea2", "diffusers"): ["transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight"],
+}
+
+
+@pytest.mark.parametrize(("kind", "key_names"), NAMES)
+def test_names_are_those_of_the_other_tools(kind: str, key_names: str) -> None:
+    patcher = patcher_of(kind)
+    names = renamed(patcher, trained_lora(patcher), key_names).keys()
+    assert [name for name in NAMES[kind, key_names] if name not in names] == []
+
+
+def test_types_that_diffusers_shares_no_names_for_are_refused() -> None:
+    patcher = patcher_of("sd1")
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    parts = {"lokr_w1": torch.ones(2, 2), "lokr_w2": torch.ones(16, 16)}
+    lokr = {f"{layer}.{name}": tensor for name, tensor in parts.items()}
+    with pytest.raises(ValueError, match="names for plain LoRA only.*comfyui or kohya"):
+        renamed(patcher, lokr, "diffusers")
+    kohya = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    assert renamed(patcher, lokr, "kohya").keys() == {f"{kohya}.{name}" for name in parts}
+
+
 @functools.cache
 def documented() -> dict[str, tuple[set[str], set[str], str]]:
     """What the document says of each family.

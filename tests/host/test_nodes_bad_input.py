@@ -399,6 +399,13 @@ def test_a_file_that_is_no_lora(comfy_server: ComfyServer, model: Prompt) -> Non
     prompt["trainer"]["inputs"]["existing_lora"] = ["lora", 0]
     message = refusal(comfy_server, prompt, "lora")
     assert "broken.safetensors is not a readable .safetensors file" in message
+    (folder / "broken.pt").write_bytes(b"these are words")
+    prompt["lora"] = node("DPOLoadLoRA", lora_name="broken.pt")
+    assert "broken.pt cannot be read" in refusal(comfy_server, prompt, "lora")
+    torch.save({"layer.lora_up.weight": torch.ones(2, 2), "epoch": 3}, folder / "strange.pt")
+    prompt["lora"] = node("DPOLoadLoRA", lora_name="strange.pt")
+    message = refusal(comfy_server, prompt, "trainer")
+    assert "none of its weights belong to a layer" in message
 
 
 def test_a_video_model(comfy_server: ComfyServer) -> None:
