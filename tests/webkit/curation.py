@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL.PngImagePlugin import PngInfo
+
 from webkit.front_end import FrontEnd
 from webkit.pictures import landscape
 

@@ -5,6 +5,8 @@
 //   isDone()             all that was asked for of the set on display is chosen
 //   memory.read(), .write(settings)   what outlives the page
 
+import { counted } from "./words.mjs";
+
 export const ORDERS = {
   shuffled: "Shuffled",
   hardest: "Hardest first",
@@ -377,8 +379,7 @@ export function told(body) {
 
 function leftOut(problems = []) {
   if (!problems.length) return "";
-  const images = problems.length === 1 ? "1 image" : `${problems.length} images`;
-  return `${images} left out: ${problems.slice(0, 3).join(" ")}`;
+  return `${counted(problems.length, "image")} left out: ${problems.slice(0, 3).join(" ")}`;
 }
 
 /** Settings as they were kept: of those there are, and of their kind. */

@@ -2,6 +2,7 @@
 
 import { button, el, icon, setHidden, setText } from "../../element.mjs";
 import { Desk } from "../desk.mjs";
+import { counted } from "../words.mjs";
 import { GroupList } from "./group_list.mjs";
 import { RankDesk } from "./rank_desk.mjs";
 import { StartView } from "./start_view.mjs";
@@ -159,13 +160,12 @@ export class CurationPanel {
 }
 
 function scanText({ scan, isScanning }) {
-  const images = (count) => `${count.toLocaleString("en-US")} image${count === 1 ? "" : "s"}`;
   if (scan.state === "failed") return scan.error;
   if (isScanning && !scan.listed) return "Looking for images…";
-  if (isScanning) return `${scan.read.toLocaleString("en-US")} of ${images(scan.listed)} read`;
+  if (isScanning) return `${scan.read.toLocaleString("en-US")} of ${counted(scan.listed, "image")} read`;
   const stopped = scan.state === "stopped" ? "stopped after " : "";
   const unusable = scan.unusable ? `, ${scan.unusable} cannot be used` : "";
-  return `${stopped}${images(scan.read)}${unusable}`;
+  return `${stopped}${counted(scan.read, "image")}${unusable}`;
 }
 
 function isTyping({ tagName, type }) {

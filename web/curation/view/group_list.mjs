@@ -2,6 +2,7 @@
 
 import { button, el, setHidden, setText } from "../../element.mjs";
 import { ORDERS, STATES } from "../desk.mjs";
+import { copies, counted } from "../words.mjs";
 
 const PAGE = 40;
 
@@ -65,16 +66,15 @@ export class GroupList {
     if (offset) this._items.append(...items);
     else this._items.replaceChildren(...items);
     this._offset = offset + groups.length;
-    const nouns = total === 1 ? "1 group" : `${total} groups`;
-    setText(this._count, problem || nouns);
+    setText(this._count, problem || counted(total, "group"));
     setHidden(this._more, this._offset >= total || !groups.length);
   }
 
   _item(group) {
     const { prompt, count, width, height, samples } = group;
     const title = prompt === null ? "No prompt known" : prompt || "Empty prompt";
-    const facts = [`${count} images`, `${width} × ${height}`];
-    if (group.copies) facts.push(`${group.copies} exact copies folded`);
+    const facts = [counted(count, "image"), `${width} × ${height}`];
+    if (group.copies) facts.push(copies(group.copies));
     if (group.parts.length > 1) facts.push(`${group.parts.length} parts`);
     return el(
       "li",

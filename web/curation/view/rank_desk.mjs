@@ -2,6 +2,7 @@
 
 import { button, el, setHidden, setText } from "../../element.mjs";
 import { RankingWidget } from "../../ranking/view/ranking_widget.mjs";
+import { copies, counted } from "../words.mjs";
 import { select } from "./group_list.mjs";
 
 const MODES = {
@@ -36,7 +37,7 @@ export class RankDesk {
     );
     this._mode = select("How to rank", MODES, (mode) => this._set({ mode }));
     const numbers = Array.from({ length: MOST_PAIRS }, (_, i) => i + 1);
-    const pairs = Object.fromEntries(numbers.map((n) => [n, n === 1 ? "1 pair" : `${n} pairs`]));
+    const pairs = Object.fromEntries(numbers.map((n) => [n, counted(n, "pair")]));
     this._pairs = select("Pairs from each group", pairs, (n) => this._set({ pairsPerGroup: Number(n) }));
     this._goOn = el("input", { type: "checkbox", onchange: () => this._set({ goOn: this._goOn.checked }) });
     const goOn = el("label", { className: "dpo-curation-check" }, this._goOn, "Go on by itself");
@@ -158,9 +159,9 @@ export class RankDesk {
   }
 }
 
-function titleOf({ count, width, height, copies, parts, finished_early: early }, part) {
-  const facts = [`${count} images of ${width} × ${height}`];
-  if (copies) facts.push(copies === 1 ? "1 exact copy folded" : `${copies} exact copies folded`);
+function titleOf({ count, width, height, copies: folded, parts, finished_early: early }, part) {
+  const facts = [`${counted(count, "image")} of ${width} × ${height}`];
+  if (folded) facts.push(copies(folded));
   if (parts.length > 1) facts.push(`part ${part + 1} of ${parts.length}`);
   if (early) facts.push("finished early");
   return facts.join(" · ");
