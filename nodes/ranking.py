@@ -145,7 +145,8 @@ class RankImages(io.ComfyNode):
         link = inputs.get("images")
         candidates = _candidates(images, prompt, latents)
         text = next((one for one in prompt if one and one.strip()), None)
-        text = prompt_behind(graph, link) if text is None else text
+        drawn = (cls.hidden.extra_pnginfo or {}).get("workflow")
+        text = prompt_behind(graph, link, drawn) if text is None else text
         metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
         given = _value(ranking)
         user = user_of_ranking(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from .comfyui_graph import Graph, Node, picture_links
@@ -15,13 +15,14 @@ from .comfyui_sampler import (
     samplers_among,
     seed_of,
 )
+from .comfyui_workflow import output_names_of
 from .image_metadata import ImageMetadata
 from .prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 
 Value = TypeVar("Value")
 
 
-def prompt_behind(graph: object, link: object) -> str | None:
+def prompt_behind(graph: object, link: object, workflow: object = None) -> str | None:
     """The positive prompt of the pictures that come in by one link of a ComfyUI API graph.
 
     Other samplers of the graph do not matter. On one line; None if not certain. Never raises.
@@ -29,8 +30,10 @@ def prompt_behind(graph: object, link: object) -> str | None:
     Args:
         graph: node id -> {"class_type": ..., "inputs": {...}}.
         link: [node id, output], the value of an image or latent input.
+        workflow: the same as the page draws it, which says what the outputs of nodes are called.
     """
-    known = Graph.of(graph)
+    drawn = workflow if isinstance(workflow, Mapping) else {}
+    known = Graph.of(graph, output_names_of(drawn))
     samplers = samplers_among(known, known.pictures_behind(link)) or []
     prompt, _ = _agreed(positive_text(known, one) for one in samplers)
     return None if prompt is None or len(prompt) > MAX_PROMPT_CHARS else tidy_prompt(prompt)

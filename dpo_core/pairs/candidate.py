@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..metadata.prompt_text import tidy_prompt
 from .belief import CERTAIN, Belief
-from .listed_image import caption_of, facts_of, picture_of
+from .listed_image import caption_of, facts_of, no_prompt_origin, picture_of
 from .listing import ListedFile
 from .pattern import split_of
 from .problem import PairProblem
@@ -160,7 +160,7 @@ def _judge(candidate: Candidate, captions: Mapping[tuple[Path, str], ListedFile]
         source=candidate.chosen.shown if candidate.source is None else candidate.source,
         rating_gap=candidate.belief.rating_gap,
     )
-    return Judged(pair, origin if given else "none")
+    return Judged(pair, origin if given else no_prompt_origin(ours, theirs))
 
 
 def _bare(file: ListedFile) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from ..metadata.image_metadata import ImageMetadata
 from ..metadata.reading import metadata_of_file
 from .problem import PairError, PairProblem
 
@@ -55,6 +56,8 @@ class ImageFacts:
     size: tuple[int, int]
     digest: str
     prompt: str | None
+    prompt_is_unclear: bool = False
+    """The metadata speaks of a prompt, but it cannot be told for certain."""
 
 
 def inspect_image(path: Path, name: str, with_prompt: bool) -> ImageFacts:
@@ -67,12 +70,12 @@ def inspect_image(path: Path, name: str, with_prompt: bool) -> ImageFacts:
     data = read_image_bytes(path, name)
     with open_image(data, name) as image:
         size = oriented_size(image)
-        prompt = metadata_of_file(BytesIO(data)).prompt if with_prompt else None
+        told = metadata_of_file(BytesIO(data)) if with_prompt else ImageMetadata()
         if image.format == "PNG":
             image.verify()
         else:
             image.load()
-    return ImageFacts(size, file_digest(data), prompt)
+    return ImageFacts(size, file_digest(data), told.prompt, "prompt" in told.ambiguous)
 
 
 def digest_of_file(path: Path, name: str) -> str:

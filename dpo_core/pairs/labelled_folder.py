@@ -11,7 +11,14 @@ from pathlib import Path
 
 from .candidate import MAX_THREADS
 from .folder import ON_PROBLEM, FolderReading
-from .listed_image import caption_of, facts_of, named_files, picture_of, prompt_origins
+from .listed_image import (
+    caption_of,
+    facts_of,
+    named_files,
+    no_prompt_origin,
+    picture_of,
+    prompt_origins,
+)
 from .listing import FolderListing, ListedFile, list_folder
 from .pattern import split_of
 from .problem import PairError, PairProblem, describe_problems, printable
@@ -125,7 +132,7 @@ def _read(file: ListedFile, side: str, captions: dict[str, ListedFile]) -> _Read
         split=split_of(file.bare),
         source=f"{side}: {file.shown}",
     )
-    written = "none" if prompt is None else "metadata"
+    written = no_prompt_origin(facts) if prompt is None else "metadata"
     return _Read(image, written if caption is None else "caption")
 
 

@@ -16,6 +16,7 @@ SHOWN_FILES = 5
 _ORIGINS = {
     "caption": "from caption files",
     "metadata": "from image metadata",
+    "unclear": "whose metadata does not tell the prompt for certain, left empty",
     "none": "without caption and without metadata, left empty",
 }
 
@@ -53,8 +54,13 @@ def picture_of(file: ListedFile, facts: ImageFacts) -> Picture:
     return Picture.from_file(file.path, size=facts.size, digest=facts.digest)
 
 
+def no_prompt_origin(*facts: ImageFacts) -> str:
+    """Where it is said that no prompt came from, of images without a caption."""
+    return "unclear" if any(one.prompt_is_unclear for one in facts) else "none"
+
+
 def prompt_origins(origins: Counter[str]) -> str:
-    """A report's line: how many prompts came from a "caption", the "metadata", or are "none"."""
+    """A report's line: how many prompts came from where, by the keys of `_ORIGINS`."""
     found = [f"{origins[origin]} {text}" for origin, text in _ORIGINS.items() if origins[origin]]
     return "prompts: " + ", ".join(found)
 

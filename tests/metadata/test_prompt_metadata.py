@@ -354,6 +354,22 @@ def test_a_second_pass_with_another_prompt_has_none() -> None:
     assert prompt_behind(graph, ["4", 0]) is None
 
 
+def test_the_drawn_workflow_tells_what_an_unknown_nodes_outputs_are() -> None:
+    graph = simple_graph(
+        _1=node("KSampler", positive=["4", 1], negative=["4", 2]),
+        _4=node("SomePack'sControlNet", positive=["2", 0], negative=["3", 0]),
+    )
+    outputs = [{"name": name} for name in ("MODEL", "positive", "negative")]
+    drawn = {"nodes": [{"id": 4, "type": "SomePack'sControlNet", "outputs": outputs}]}
+    assert prompt_behind(graph, ["1", 0]) is None
+    assert prompt_behind(graph, ["1", 0], drawn) == "a cat"
+
+
+@pytest.mark.parametrize("workflow", [None, [], {}, {"nodes": 3}, {"nodes": [3, {"id": 1}]}])
+def test_what_is_no_workflow_does_no_harm(workflow: object) -> None:
+    assert prompt_behind(two_pictures(), ["4", 0], workflow) == "a cat"
+
+
 @pytest.mark.parametrize("link", [None, 4, "4", [], ["4"], ["77", 0], ["4", "0"], {"a": 1}])
 def test_what_is_no_link_to_a_picture_has_none(link: object) -> None:
     assert prompt_behind(two_pictures(), link) is None

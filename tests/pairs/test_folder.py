@@ -173,6 +173,23 @@ def test_without_captions_the_metadata_is_the_prompt_and_else_it_is_empty(tmp_pa
     assert "beside no image" not in reading.report
 
 
+def test_a_prompt_that_the_metadata_does_not_tell_for_certain_is_left_empty_and_said(
+    tmp_path: Path,
+) -> None:
+    regional = "a cat\nNegative prompt: ugly\nSteps: 20, Seed: 1, RP Active: True"
+    for side, colour in (("chosen", GOOD), ("rejected", BAD)):
+        path = tmp_path / side / "a.png"
+        path.parent.mkdir(parents=True)
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", regional)
+        Image.new("RGB", (8, 8), colour).save(path, pnginfo=info)
+    reading = load_pair_folder(tmp_path)
+    assert [one.prompt for one in reading.pairs] == [""]
+    assert (
+        "prompts: 1 whose metadata does not tell the prompt for certain, left empty"
+    ) in reading.report
+
+
 def test_a_caption_goes_before_the_metadata_even_when_empty(tmp_path: Path) -> None:
     for stem, caption, shade in (("a", "mine", 1), ("b", "", 2)):
         with_parameters(tmp_path / f"chosen/{stem}.png", "from metadata", (200, 0, shade))
