@@ -19,17 +19,20 @@ from PIL import Image
 from ..pairs.image_file import open_image, rgb_bytes
 from ..pairs.problem import printable
 from ..ranking.durable_file import whole_file
+from ..ranking.session import SessionState
 from ..ranking.thumbnails import MAX_SIDE, write_thumbnail
 from .diary import DiaryLog
 from .found_image import FoundImage
 from .groups import Group, grouped
 from .index import Index
+from .progress import SessionProgress
 from .scan import Scan
 
 CURATION_ID = re.compile(r"[0-9a-f]{20}")
 ABOUT = "about.json"
 _MAX_ABOUT_BYTES = 64 * 1024
 _DECODING_AT_ONCE = 2
+_MOST_SESSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,18 @@ class Curation:
         self._thumbnails = place / "thumbnails"
         self._decoding = threading.Semaphore(_DECODING_AT_ONCE)
         self._groups: tuple[object, Mapping[str, Group]] = (None, {})
+        self._progress: dict[str, tuple[object, SessionProgress]] = {}
+
+    def progress(self, session: str, state: SessionState | None) -> SessionProgress:
+        """What a session, which may have no state yet, has made of the groups."""
+        diary = self.diary.read()
+        key = None if state is None else (state.digest(), len(state.sets)), diary.revision
+        known = self._progress.get(session)
+        if known is None or known[0] != key:
+            if len(self._progress) >= _MOST_SESSIONS:
+                self._progress.clear()  # they are only kept for speed
+            known = self._progress[session] = key, SessionProgress(session, state, diary)
+        return known[1]
 
     def groups(self) -> Mapping[str, Group]:
         """All groups by id."""
@@ -66,8 +81,8 @@ class Curation:
         is_running = self.scan.status().is_running
         key = findings.revision, diary.revision, is_running
         if self._groups[0] != key:
-            found = grouped(findings.images.values(), diary.prompts, is_running)
-            self._groups = key, found
+            images, before = findings.images.values(), self._groups[1]
+            self._groups = key, grouped(images, diary.prompts, is_running, before)
         return self._groups[1]
 
     def thumbnail(self, image: FoundImage) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 256 << 20
 _KINDS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundImage:
     """An image file as it was when it was read. With a `problem`, nothing below that is known."""
 
@@ -63,8 +63,9 @@ class FoundImage:
 
     def record(self) -> dict[str, Any]:
         """Plain data for JSON, which `read_record` reads again."""
-        record = {name: value for name, value in asdict(self).items() if value not in (None, "")}
-        return record if self.prompt != "" else {**record, "prompt": ""}
+        record = {name: getattr(self, name) for name in _TYPES}
+        known = {name: value for name, value in record.items() if value not in (None, "")}
+        return known if self.prompt != "" else {**known, "prompt": ""}
 
 
 _TYPES: dict[str, type] = {

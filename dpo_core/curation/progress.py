@@ -19,7 +19,7 @@ STATES = ("todo", "begun", "done", "skipped", "single")
 """`single`: one picture alone, with nothing to prefer it to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """Images of a group that are ranked together.
 
@@ -36,7 +36,7 @@ class Part:
     state: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroupProgress:
     """A group as a session has it: `state` is one of STATES.
 
@@ -71,11 +71,18 @@ class SessionProgress:
         self._session, self._state, self._diary = session, state, diary
         self._votes: dict[str, list[Vote]] = defaultdict(list)
         self._of_prompt: Counter[str] = Counter()
+        self._known: dict[str, GroupProgress] = {}
         for vote in state.votes if state is not None else ():
             self._votes[vote["set"]].append(vote)
             self._of_prompt[state.sets[vote["set"]].prompt] += 1  # type: ignore[union-attr]
 
     def of(self, group: Group) -> GroupProgress:
+        known = self._known.get(group.id)
+        if known is None or known.group is not group:
+            known = self._known[group.id] = self._worked_out(group)
+        return known
+
+    def _worked_out(self, group: Group) -> GroupProgress:
         key = self._session, group.id
         record, kind = self._diary.set_aside.get(key, ("", ""))
         parts = self._parts(group, self._diary.opened.get(key, []))
@@ -116,7 +123,7 @@ class SessionProgress:
             image
             for image in group.images
             if given.isdisjoint((image.id, *group.copies.get(image.id, ())))
-        )
+        ) if given else group.images
         if len(rest) == 1 and (others := [part for part in parts if part.images]):
             rest = others[-1].images[-1:] + rest  # or it could be compared with nothing
         for share in in_shares(rest, MAX_IMAGES) if rest else []:

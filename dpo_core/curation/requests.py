@@ -261,8 +261,7 @@ class CurationRequests:
             state = self._session_state(session) if session else None
         except SessionNameError as error:
             raise RequestRefused(400, str(error)) from error
-        name = session if state is None else state.name
-        return SessionProgress(name, state, curation.diary.read())
+        return curation.progress(session if state is None else state.name, state)
 
     def _is_whole(self, session: Session, part: Part) -> bool:
         """True if nothing of what was given to the session has gone since."""
