@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ..ranking.circle import circles
 from ..ranking.pair_making import PairRules, SessionJudgement
 from ..ranking.ratings import ANCHOR
 from ..ranking.session import Session, SessionState
@@ -24,14 +26,28 @@ class SessionReview:
     def __init__(self, session: Session, rules: PairRules) -> None:
         self._session, self._rules = session, rules
         self._known: tuple[str, list[ReviewedPair]] | None = None
+        self._of_circle: dict[object, list[ReviewedPair]] = {}
 
     def pairs(self) -> list[ReviewedPair]:
-        """All pairs, those whose images are gone among them, oldest set first."""
+        """All pairs, those whose images are gone among them."""
         state, present = self._session.state(), self._session.images.present()
         key = f"{state.digest()} {hash(frozenset(present))}"
         if self._known is None or self._known[0] != key:
-            self._known = key, marked(_pairs(state, self._rules, present))
+            self._known = key, marked(
+                pair if {pair.chosen.id, pair.rejected.id} <= present else _missing(pair)
+                for pair in self._made(state)
+            )
         return self._known[1]
+
+    def _made(self, state: SessionState) -> list[ReviewedPair]:
+        """The pairs, worked out again only for the circles whose votes or prompts changed."""
+        now: dict[object, list[ReviewedPair]] = {}
+        for circle in circles(state):
+            votes = tuple(vote["id"] for vote in circle.votes)
+            key = votes, tuple(state.sets[set_id].prompt for set_id in circle.sets)
+            now[key] = self._of_circle.get(key) or [*_pairs(circle.part_of(state), self._rules)]
+        self._of_circle = now
+        return [pair for pairs in now.values() for pair in pairs]
 
     def choices(self) -> Iterator[Choice]:
         """Every image that was preferred to another."""
@@ -119,21 +135,16 @@ def _part_of(edit_id: str, number: int) -> str:
     return f"{digest}.{number}"
 
 
-def _pairs(
-    state: SessionState, rules: PairRules, present: set[str]
-) -> Iterator[ReviewedPair]:
+def _pairs(state: SessionState, rules: PairRules) -> Iterator[ReviewedPair]:
     judged = SessionJudgement(state)
-    times: dict[str, int] = {}
-    for vote in state.votes:
-        times[vote["set"]] = max(times.get(vote["set"], 0), vote.get("at", 0))
     for set_id in judged.voted:
         candidates = state.sets[set_id]
+        at = max(vote.get("at", 0) for vote in state.votes_on(set_id))
         images = {
             image.id: ReviewedImage(image.id, image.id, "", image.width, image.height)
             for image in candidates.images
         }
         for made in judged.chosen_pairs(set_id, rules):
-            gone = not {made.chosen, made.rejected} <= present
             yield ReviewedPair(
                 _pair_id(set_id, made.chosen, made.rejected),
                 set_id,
@@ -144,9 +155,12 @@ def _pairs(
                 made.gap,
                 made.explicit,
                 None,
-                times[set_id],
-                ("missing",) if gone else (),
+                at,
             )
+
+
+def _missing(pair: ReviewedPair) -> ReviewedPair:
+    return replace(pair, problems=(*pair.problems, "missing"))
 
 
 def _pair_id(*parts: str) -> str:
