@@ -35,8 +35,8 @@ class LoadLora(io.ComfyNode):
             node_id="DPOLoadLoRA",
             display_name="Load LoRA to Refine (DPO)",
             category=CATEGORY,
-            description="Reads a LoRA file for existing_lora, without applying it to a model. LoRA, "
-            "DoRA, LoHa and LoKr, under any names that ComfyUI's loaders know.",
+            description="Reads a LoRA, DoRA, LoHa or LoKr file for existing_lora, without applying "
+            "it to a model. ComfyUI's names, kohya's, diffusers' and others are understood.",
             inputs=[
                 io.Combo.Input(
                     "lora_name", options=folder_paths.get_filename_list("loras"),

@@ -25,7 +25,7 @@ LOW_RANK = ("lora", "rslora", "dora")
 """Those that go through a few directions, which dropout can leave out."""
 
 _PEFT = "default"
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MOST_NUMBERS = 2**24
 """How much of a frozen weight is taken into fp32 at once."""
 
@@ -252,7 +252,7 @@ def _parts(kind: str, made: Any) -> dict[str, nn.Parameter]:
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
     """Of a layer's weight: (out, in, *kernel)."""
-    if isinstance(layer, CONVOLUTIONS):
+    if isinstance(layer, _CONVOLUTIONS):
         return (layer.out_channels, layer.in_channels, *layer.kernel_size)
     return (layer.out_features, layer.in_features)
 
@@ -271,8 +271,8 @@ def _config(kind: str, ranks: dict[str, int]) -> Any:
 def _stand_in(layer: Any, device: torch.device) -> nn.Module:
     """A layer of the same geometry that holds no weights."""
     stand_in: nn.Module
-    if isinstance(layer, CONVOLUTIONS):
-        kind: Any = next(k for k in CONVOLUTIONS if isinstance(layer, k))
+    if isinstance(layer, _CONVOLUTIONS):
+        kind: Any = next(k for k in _CONVOLUTIONS if isinstance(layer, k))
         stand_in = kind(
             layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
             layer.padding, layer.dilation, layer.groups, bias=False, device="meta",
@@ -295,7 +295,7 @@ class _Operation:
 
     def __init__(self, layer: Any) -> None:
         self.kernel: tuple[int, ...] = ()
-        if isinstance(layer, CONVOLUTIONS):
+        if isinstance(layer, _CONVOLUTIONS):
             self.kernel = tuple(layer.kernel_size)
             self._places = (layer.stride, layer.padding, layer.dilation)
         self._function: Any = (F.linear, F.conv1d, F.conv2d, F.conv3d)[len(self.kernel)]

@@ -11,7 +11,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...dpo_core.training.adapter_layer import CONVOLUTIONS, weight_shape
 from ...dpo_core.training.lora_weights import LoraWeights
 from .host_adapter import layer_weights, not_refined, wrong_size
 
@@ -73,10 +72,9 @@ def lora_places(patcher: ModelPatcher) -> dict[str, Place]:
 
 
 def layer_shape(patcher: ModelPatcher, name: str) -> tuple[int, ...]:
-    """Of a layer's weight as it computes; as it is stored, several numbers may share one place."""
+    """Of a layer's weight as it computes; a state dict may hold several numbers in one place."""
     layer: Any = patcher.model.get_submodule(name)
-    known = isinstance(layer, CONVOLUTIONS) or hasattr(layer, "in_features")
-    return weight_shape(layer) if known else tuple(layer.weight.shape)
+    return tuple(layer.weight.shape)
 
 
 def read_existing(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> ExistingLora:

@@ -11,6 +11,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from hostkit.packed_layers import packed_patcher
 from hostkit.tiny_models import tiny_patcher
 from hostkit.training import Training, pack_module, random_pairs, steps, training, training_rows
 from torch import Tensor
@@ -129,6 +130,21 @@ def test_slices_of_a_fused_layer_become_one_pair_of_their_summed_rank() -> None:
     # Rows of one slice see only their own columns.
     blocks = up.reshape(3, 256, 3, RANK).abs().sum(dim=(1, 3)) > 0
     assert (blocks.sum(0) == 1).all() and (blocks.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("storage", ["fp8_layers", "nvfp4", "w4a4", "packed"])
+def test_how_the_model_holds_its_weights_makes_no_difference(storage: str) -> None:
+    held = packed_patcher("flux") if storage == "packed" else tiny_patcher("flux", storage=storage)
+    plain, lora = tiny_patcher("flux"), lora_in("flux diffusers", tiny_patcher("flux"))
+    ours, expected = (read(patcher, lora).weights for patcher in (held, plain))
+    assert list(ours) == list(expected)
+    for name, weights in ours.items():
+        assert weights.alpha == expected[name].alpha
+        assert all(torch.equal(t, expected[name].parts[n]) for n, t in weights.parts.items())
+    saved = {f"{name}.{part}": t for name, w in ours.items() for part, t in w.parts.items()}
+    renamed = pack_module("nodes.host.lora_dialects").renamed
+    one, other = (renamed(patcher, saved, "diffusers") for patcher in (held, plain))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_weights_for_text_encoders_are_carried_as_they_are() -> None:
