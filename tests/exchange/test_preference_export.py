@@ -16,6 +16,7 @@ from PIL import Image
 
 from dpo_core.exchange import preference_export
 from dpo_core.exchange.preference_export import export_preferences
+from dpo_core.exchange.preference_table import label_0
 from dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture, RankedGroup
 
 arrow = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
@@ -60,6 +61,11 @@ def test_pairs_lie_in_the_columns_of_pick_a_pic(tmp_path: Path) -> None:
     ]  # fmt: skip
     (held_out,) = parquet.read_table(folder / "data/validation-00000-of-00001.parquet").to_pylist()
     assert (held_out["label_0"], held_out["split"], held_out["position"]) == (0, "val", 1)
+
+
+def test_a_pair_that_might_go_either_way_has_the_label_of_a_tie() -> None:
+    labels = [label_0(probability, False) for probability in (1, 0.51, 0.5, 0.49, 0)]
+    assert labels == [1, 1, 0.5, 0, 0] and label_0(1, True) == 0.5
 
 
 def test_the_card_tells_load_dataset_of_every_table_and_split_and_claims_no_licence(

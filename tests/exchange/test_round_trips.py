@@ -149,8 +149,9 @@ def test_an_image_that_cannot_be_read_leaves_nothing_behind(
     good = Pair("good", album.picture(), album.picture())
     gone = Picture.from_file(tmp_path / "gone.png", size=(8, 6), digest="0" * 32)
     gone_too = Picture.from_file(tmp_path / "gone too.png", size=(8, 6), digest="1" * 32)
-    records = PairSet((good, Pair("b", gone, gone_too), good))
-    with pytest.raises(PairError, match=r"(?s)gone\.png.*gone too\.png"):
+    gone_last = Picture.from_file(tmp_path / "gone last.png", size=(8, 6), digest="2" * 32)
+    records = PairSet((good, Pair("b", gone, gone_too), good, Pair("c", good.chosen, gone_last)))
+    with pytest.raises(PairError, match=r"(?s)gone\.png.*gone too\.png.*gone last\.png"):
         export(records, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

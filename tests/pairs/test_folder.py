@@ -261,6 +261,8 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rejected").mkdir()
     (tmp_path / "chosen/a.txt").write_text("a cat")
     assert "The folder holds no images" in refusal(tmp_path)
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"")
+    assert "with the node Import Preferences" in refusal(tmp_path)
 
 
 def test_missing_sides_are_told_once_with_what_was_found(tmp_path: Path) -> None:
