@@ -23,7 +23,7 @@ _WHOLE = re.compile(r"\d{1,20}")
 
 # What else was conditioned on, if it was set: another text for the second pass, or texts for parts
 # of the picture. The text of a face detailer counts for the face alone and takes nothing away.
-_OTHER_PROMPT = ("Hires prompt", "RP Active")
+_OTHER_PROMPT = ("Hires prompt", "RP Active", "forge_couple")
 
 
 @dataclass(frozen=True)

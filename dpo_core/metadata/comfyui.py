@@ -33,7 +33,7 @@ def prompt_behind(graph: object, link: object, workflow: object = None) -> str |
         workflow: the same as the page draws it, which says what the outputs of nodes are called.
     """
     drawn = workflow if isinstance(workflow, Mapping) else {}
-    known = Graph.of(graph, output_names_of(drawn))
+    known = Graph.of(graph, lambda: output_names_of(drawn))
     samplers = samplers_among(known, known.pictures_behind(link)) or []
     prompt, _ = _agreed(positive_text(known, one) for one in samplers)
     return None if prompt is None or len(prompt) > MAX_PROMPT_CHARS else tidy_prompt(prompt)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MAX_NODES = 20_000
@@ -37,21 +37,22 @@ class Graph:
     """The nodes of one graph, and what is left of the work that may be spent on it."""
 
     nodes: Mapping[str, Node]
-    output_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a node's outputs are called in the page, where the file tells; in lower case."""
+    name_outputs: Callable[[], Mapping[str, tuple[str, ...]]] = dict
+    """Tells what the outputs of nodes are called in the page, in lower case; asked once at most."""
     as_typed: bool = False
     """Texts are as they were typed, before the page chose among {alternatives}."""
     visits: int = MAX_VISITS
+    _output_names: Mapping[str, tuple[str, ...]] | None = None
 
     @classmethod
     def of(
-        cls, graph: object, output_names: Mapping[str, tuple[str, ...]] | None = None
+        cls, graph: object, name_outputs: Callable[[], Mapping[str, tuple[str, ...]]] = dict
     ) -> Graph:
         """The nodes of a graph; none if it is no graph, or larger than any real one."""
         if not isinstance(graph, Mapping) or len(graph) > MAX_NODES:
             return cls({})
         nodes = {str(key): node for key, node in graph.items() if _is_node(node)}
-        return cls(nodes, output_names or {})
+        return cls(nodes, name_outputs)
 
     def node(self, link: Any) -> Node | None:
         """The node that a link comes from; None too when all work is spent."""
@@ -60,7 +61,9 @@ class Graph:
 
     def output_name(self, link: Any) -> str | None:
         """What the output that a link comes from is called, None if not known."""
-        names = self.output_names.get(str(link[0]), ())
+        if self._output_names is None:
+            self._output_names = self.name_outputs()
+        names = self._output_names.get(str(link[0]), ())
         return names[link[1]] if 0 <= link[1] < len(names) else None
 
     def routed(self, link: Any) -> Any:

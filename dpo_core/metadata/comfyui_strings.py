@@ -16,6 +16,7 @@ from .prompt_text import MAX_PROMPT_CHARS
 _FIELDS = ("value", "text", "string", "prompt")
 _PASSING_ON = {
     "CustomCombo": "choice",
+    "ImpactWildcardProcessor": "populated_text",
     "PreviewAny": "source",
     "SaveText": "text",
     "ShowText|pysssss": "text",

@@ -47,10 +47,14 @@ def _of_metadata(fields: Mapping[str, Any]) -> ImageMetadata:
 
 
 def _one_text(fields: Mapping[str, Any], name: str, style_name: str) -> str | None:
-    """The prompt, unless SDXL's second encoder was given another text."""
+    """The prompt, unless SDXL's second encoder or a region was given another text."""
     text, style = text_in(fields, name), text_in(fields, style_name)
-    regions = fields.get("regions")
-    return None if (style or text) != text or regions else text
+    regional = f"{name.partition('_')[0]}Prompt"
+    regions = object_in(fields, "canvas_v2_metadata").get("regionalGuidance")
+    for region in regions if isinstance(regions, list) else []:
+        if _is_object(region) and region.get("isEnabled", True) and text_in(region, regional):
+            return None
+    return text if (style or text) == text else None
 
 
 def _of_old_metadata(fields: Mapping[str, Any]) -> ImageMetadata:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from .file_texts import texts_of_file, texts_of_path
 from .fooocus import metadata_of_fooocus, metadata_of_fooocus_text
 from .image_metadata import PROMPT_KEY, ImageMetadata
 from .invokeai import metadata_of_invokeai
+from .json_fields import object_in
 from .novelai import metadata_of_novelai
 from .prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 from .swarmui import metadata_of_swarm
@@ -74,24 +75,26 @@ def _of_comment(text: str) -> ImageMetadata | None:
     if not text.lstrip().startswith("{"):
         return metadata_of_fooocus_text(text) or metadata_of_infotext(text)
     found = read_object(text)
-    graphs = {name: found.get(name) for name in ("prompt", "workflow")}
     return (
         metadata_of_swarm(found)
         or metadata_of_fooocus(found)
-        or _of_graphs(graphs["prompt"], graphs["workflow"])
+        or _of_graphs(found.get("prompt"), lambda: object_in(found, "workflow"))
     )
 
 
 def _of_comfyui(texts: Mapping[str, str]) -> ImageMetadata | None:
-    return _of_graphs(*(read_object(texts.get(name)) for name in ("prompt", "workflow")))
+    return _of_graphs(
+        read_object(texts.get("prompt")), lambda: read_object(texts.get("workflow"))
+    )
 
 
-def _of_graphs(api: Any, workflow: Any) -> ImageMetadata | None:
-    """The graph that ran tells; the one that was drawn names outputs, or stands in for it."""
-    api = api if isinstance(api, dict) else {}
-    workflow = workflow if isinstance(workflow, dict) else {}
-    graph = Graph.of(api, output_names_of(workflow))
-    return metadata_of_graph(graph if graph.nodes else api_graph_of(workflow))
+def _of_graphs(api: Any, workflow: Callable[[], dict[str, Any]]) -> ImageMetadata | None:
+    """The graph that ran tells; the one that was drawn names outputs, or stands in for it.
+
+    The drawn one is read only when it is needed, for it is the larger by far.
+    """
+    graph = Graph.of(api, lambda: output_names_of(workflow()))
+    return metadata_of_graph(graph if graph.nodes else api_graph_of(workflow()))
 
 
 def _tidied(found: ImageMetadata) -> ImageMetadata:
