@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
@@ -13,7 +12,8 @@ from torch import Tensor
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.training.dataset import EncodedPairs
 from .host.conditioning import Conditioning, conditioning_problems, plain_conditioning
-from .host.encoding import encode_pairs, encoded_pair, encoding_work
+from .host.encoding import Keys, encode_pairs, encoded_pair
+from .host.encoding_progress import EncodingProgress
 from .types import CATEGORY, Dataset, Pairs
 
 
@@ -25,7 +25,10 @@ class EncodePairs(io.ComfyNode):
             display_name="Encode Pairs (DPO)",
             category=CATEGORY,
             description="Turns images into latents and prompts into conditioning, once, before "
-            "training.",
+            "training. What was encoded before, with the same VAE, text encoder and size, is "
+            "taken from output/dpo/cache, also after a restart; after Stop the next Run goes on "
+            "where this one was. You may delete that folder at any time.",
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Pairs.Input(
                     "pairs",
@@ -65,12 +68,10 @@ class EncodePairs(io.ComfyNode):
         guidance: float,
         groups: bool = False,
     ) -> io.NodeOutput:
-        bar = comfy.utils.ProgressBar(encoding_work(pairs, groups))
+        progress = EncodingProgress(cls.hidden.unique_id)
         # Outside inference mode, so that what is encoded can be trained with.
         with torch.inference_mode(False), torch.no_grad():
-            dataset = encode_pairs(
-                pairs, vae, clip, megapixels, guidance, groups, lambda: bar.update(1)
-            )
+            dataset = encode_pairs(pairs, vae, clip, megapixels, guidance, groups, progress)
         # Encoded otherwise it is another collection: one must not go on where the other stood.
         encoded = f"megapixels {megapixels:g}, guidance {guidance:g}, groups {groups}"
         lineage = (*pairs.lineage, encoded) if pairs.lineage else ()
@@ -113,7 +114,12 @@ class DatasetFromLatents(io.ComfyNode):
         with torch.inference_mode(False), torch.no_grad():
             plain = [plain_conditioning(entry) for entry in entries]
             prompts = plain * len(better) if len(plain) == 1 else plain
-            dataset = EncodedPairs(tuple(map(encoded_pair, better, worse, prompts)))
+            keys = Keys()
+            dataset = EncodedPairs(
+                tuple(
+                    encoded_pair(*one, keys) for one in zip(better, worse, prompts, strict=True)
+                )
+            )
         return io.NodeOutput(dataset)
 
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 HOST = {
     "comfy", "comfy_aimdo", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras",
-    "comfy_kitchen", "execution", "folder_paths", "latent_preview", "node_helpers", "server",
+    "comfy_kitchen", "comfyui_version", "execution", "folder_paths", "latent_preview",
+    "node_helpers", "server",
 }
 CORE_LIBRARIES = {"PIL", "numpy", "peft", "safetensors", "torch"}
 OPTIMIZERS = {"bitsandbytes", "prodigyopt"}

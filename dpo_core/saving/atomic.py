@@ -15,7 +15,7 @@ LEFT_BEHIND = 3600.0
 """Seconds after which an unfinished file that nobody has written to counts as left behind."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
     """Has ``write`` make a file beside ``path``, then renames it.
 
     The data is on the disk before the name is. A failure leaves what was there before, and no
@@ -24,11 +24,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Args:
         path: the final name; its folder is made.
         write: is given the temporary path, on the same file system.
+        durable: False saves the waiting for the disk. After a power cut the file may then hold
+            anything, so this is for those that are checked when they are read.
 
     Raises:
         OSError: no room, no permission.
     """
-    _make_folder(path.parent)
+    if durable:
+        _make_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         temporary.touch()
@@ -36,11 +41,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         # Writers may make files for their owner alone; ours are as open as any new file here.
         temporary.chmod(mode)
-        sync_file(temporary)
+        if durable:
+            sync_file(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

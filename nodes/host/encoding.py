@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeGuard
 
-import comfy.utils
 import node_helpers
 import torch
 from torch import Tensor
 
 from ...dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture, RankedGroup
+from ...dpo_core.saving.encoding_store import EncodingStore, entry_key
 from ...dpo_core.training.dataset import (
     EncodedGroup,
     EncodedImage,
@@ -27,10 +28,12 @@ from .conditioning import (
     conditioning_problems,
     plain_conditioning,
 )
-from .encoding_cache import LIMIT_BYTES, EncodingCache, clip_state, vae_state
-from .latents import usable_latent
+from .encoder_identity import clip_identity, content_digest
+from .encoding_cache import LIMIT_BYTES, EncodingCache, clip_state
+from .encoding_progress import EncodingProgress
+from .folders import encodings_folder
+from .picture_encoding import PictureEncoder
 
-MEGAPIXEL = 1024 * 1024
 ENCODED = EncodingCache(LIMIT_BYTES)
 """What was encoded since the host was started."""
 
@@ -42,7 +45,8 @@ def encode_pairs(
     megapixels: float,
     guidance: float,
     groups: bool = False,
-    progress: Callable[[], None] = lambda: None,
+    progress: EncodingProgress | None = None,
+    store: EncodingStore | None = None,
 ) -> EncodedPairs:
     """Every pair and every single image as latents and conditioning; ranked groups if asked for.
 
@@ -55,10 +59,11 @@ def encode_pairs(
         guidance: for models that embed it; others ignore it.
         groups: whether ranked groups and ties are encoded, too; of a group, the images of one
             size.
-        progress: called after every image and every prompt, :func:`encoding_work` times.
+        progress: is told of every prompt and every picture.
+        store: what was encoded before the host was started; left out, that of its output folder.
 
-    What this VAE and this text encoder have encoded before is taken from memory. Pictures whose
-    latents are known are not encoded at all, where `usable_latent` allows it.
+    What was encoded before is taken from memory or from disk. Pictures whose latents are known
+    are not encoded at all, where `usable_latent` allows it.
 
     Raises:
         ValueError: the images of a pair differ in size, or there is nothing to encode.
@@ -70,42 +75,52 @@ def encode_pairs(
             "There are no pairs to encode, only rankings: turn groups on to learn from those, "
             "with loss dgpo." if records.groups else "There are no pairs to encode."
         )
-    prompts: dict[str, Conditioning] = {}
-    state = clip_state(clip)
-    for prompt in _prompts(records, groups):
-        prompts[prompt] = cached_prompt(clip, state, prompt, guidance)
-        progress()
-    pictures = _PictureEncoder(vae, megapixels, progress)
-    thumbs = pictures.together([one.picture for one in records.labelled])
-    return EncodedPairs(
+    progress = progress or EncodingProgress()
+    store = store or encoding_store(progress.note)
+    texts = _prompts(records, groups)
+    sets: list[Sequence[Picture]] = [
+        [one.picture for one in records.labelled],
+        *((pair.chosen, pair.rejected) for pair in (*records.pairs, *ties)),
+        *(one.pictures for one in ranked),
+    ]
+    progress.expect(len(texts) + sum(map(len, sets)))
+    progress.begin("prompts", len(texts))
+    encoder = PromptEncoder(clip, guidance, store)
+    prompts = {}
+    for text in texts:
+        prompts[text], known = encoder.encode(text)
+        progress.one(known)
+    pictures = PictureEncoder(vae, megapixels, ENCODED, store, progress)
+    latents = iter(pictures.latents(sets))
+    thumbs = next(latents)
+    keys = Keys()
+    dataset = EncodedPairs(
         tuple(
-            replace(
-                _encoded_pair(
-                    one, pictures.together((one.chosen, one.rejected)), prompts[one.prompt]
-                ),
-                tie=tie,
-            )
+            replace(_encoded_pair(one, next(latents), prompts[one.prompt], keys), tie=tie)
             for tie, pairs in ((False, records.pairs), (True, ties))
             for one in pairs
         ),
         tuple(
-            _encoded_image(one, latent, prompts[one.prompt])
+            _encoded_image(one, latent, prompts[one.prompt], keys)
             for one, latent in zip(records.labelled, thumbs, strict=True)
         ),
         tuple(
             group
             for one in ranked
-            for group in _encoded_group(one, pictures.together(one.pictures), prompts[one.prompt])
+            for group in _encoded_group(one, next(latents), prompts[one.prompt], keys)
         ),
     )
+    progress.end()
+    return dataset
 
 
-def encoding_work(records: PairSet, groups: bool) -> int:
-    """How many prompts and images :func:`encode_pairs` has to encode at most."""
-    images = 2 * len(records.pairs) + len(records.labelled)
-    if groups:
-        images += sum(len(one.pictures) for one in records.groups) + 2 * len(records.ties)
-    return len(_prompts(records, groups)) + images
+def encoding_store(tell: Callable[[str], None] = logging.warning) -> EncodingStore:
+    """What was encoded before the host was started.
+
+    Args:
+        tell: is given a sentence if no more can be kept.
+    """
+    return EncodingStore(encodings_folder(), tell=tell)
 
 
 def _prompts(records: PairSet, groups: bool) -> list[str]:
@@ -115,10 +130,12 @@ def _prompts(records: PairSet, groups: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _encoded_pair(pair: Pair, latents: Sequence[Tensor], prompt: Conditioning) -> EncodedPair:
+def _encoded_pair(
+    pair: Pair, latents: Sequence[Tensor], prompt: Conditioning, keys: Keys
+) -> EncodedPair:
     chosen, rejected = latents
     return replace(
-        encoded_pair(chosen, rejected, prompt),
+        encoded_pair(chosen, rejected, prompt, keys),
         prompt=pair.prompt,
         chosen_probability=pair.chosen_probability,
         group=pair.group,
@@ -127,15 +144,17 @@ def _encoded_pair(pair: Pair, latents: Sequence[Tensor], prompt: Conditioning) -
     )
 
 
-def _encoded_image(one: LabelledImage, latent: Tensor, prompt: Conditioning) -> EncodedImage:
+def _encoded_image(
+    one: LabelledImage, latent: Tensor, prompt: Conditioning, keys: Keys
+) -> EncodedImage:
     plain = _plain(latent)
     return EncodedImage(
-        plain, prompt, _key(prompt, plain), one.liked, one.prompt, one.group, one.split == "val"
+        plain, prompt, keys.key(prompt, plain), one.liked, one.prompt, one.group, one.split == "val"
     )
 
 
 def _encoded_group(
-    one: RankedGroup, latents: Sequence[Tensor], prompt: Conditioning
+    one: RankedGroup, latents: Sequence[Tensor], prompt: Conditioning, keys: Keys
 ) -> list[EncodedGroup]:
     """The group of those images that have the most common size; none if that is only one."""
     (shape, count), *_ = Counter(tuple(latent.shape) for latent in latents).most_common(1)
@@ -148,18 +167,32 @@ def _encoded_group(
         return []
     return [
         EncodedGroup(
-            plain, ratings, prompt, _key(prompt, *plain), one.prompt, one.group,
+            plain, ratings, prompt, keys.key(prompt, *plain), one.prompt, one.group,
             one.split == "val",
         )
     ]
 
 
-def _key(conditioning: Conditioning, *latents: Tensor) -> str:
-    content = f"{tensor_digest(*latents)}{conditioning_digest(conditioning)}"
-    return blake2b(content.encode(), digest_size=16).hexdigest()
+class Keys:
+    """Digests of records, in which those of a prompt are taken once: it may be megabytes, shared
+    by hundreds of pairs."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[int, tuple[Conditioning, str]] = {}
+
+    def key(self, conditioning: Conditioning, *latents: Tensor) -> str:
+        """Of a record with these."""
+        if id(conditioning) not in self._prompts:
+            # Kept with its digest, so that its id is not given to another.
+            digest = conditioning_digest(conditioning)
+            self._prompts[id(conditioning)] = conditioning, digest
+        content = f"{tensor_digest(*latents)}{self._prompts[id(conditioning)][1]}"
+        return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def encoded_pair(chosen: Tensor, rejected: Tensor, conditioning: Conditioning) -> EncodedPair:
+def encoded_pair(
+    chosen: Tensor, rejected: Tensor, conditioning: Conditioning, keys: Keys | None = None
+) -> EncodedPair:
     """A pair of latents of shape (C, ...) and its conditioning, keyed by their content.
 
     Raises:
@@ -171,99 +204,80 @@ def encoded_pair(chosen: Tensor, rejected: Tensor, conditioning: Conditioning) -
             f"{tuple(rejected.shape)}. Both sides must have the same size; nothing is resized."
         )
     chosen, rejected = _plain(chosen), _plain(rejected)
-    return EncodedPair(chosen, rejected, conditioning, _key(conditioning, chosen, rejected))
+    key = (keys or Keys()).key(conditioning, chosen, rejected)
+    return EncodedPair(chosen, rejected, conditioning, key)
 
 
-def encode_prompt(clip: Any, prompt: str, guidance: float) -> Conditioning:
-    """One conditioning entry.
-
-    Raises:
-        ValueError: the text encoder gave something that cannot be trained on.
-    """
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    conditioning = node_helpers.conditioning_set_values(conditioning, {"guidance": guidance})
-    problems = [p for entry in conditioning for p in conditioning_problems(entry)]
-    if len(conditioning) != 1:
-        problems.append(f"consists of {len(conditioning)} parts")
-    if problems:
-        raise ValueError(f"The prompt {prompt!r}, as encoded, {', '.join(problems)}.")
-    return plain_conditioning(conditioning[0])
-
-
-class _PictureEncoder:
-    """Latents of shape (C, ...), fp32."""
-
-    def __init__(self, vae: Any, megapixels: float, progress: Callable[[], None]) -> None:
-        self._vae, self._megapixels, self._progress = vae, megapixels, progress
-        self._state = vae_state(vae)
-        self._encoded: dict[str, Tensor] = {}
-
-    def together(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """Pictures that are compared: all as they were sampled, or all as they are encoded.
-
-        Else the difference between the two would be learnt as a preference.
-        """
-        latents = []
-        for picture in pictures:
-            known = usable_latent(picture, self._vae, self._size(picture))
-            if known is None:
-                latents = [self._encode(one) for one in pictures]
-                break
-            latents.append(known)
-        for _ in pictures:
-            self._progress()
-        return latents
-
-    def _encode(self, picture: Picture) -> Tensor:
-        if picture.digest not in self._encoded:
-            self._encoded[picture.digest] = self._cached(picture, self._size(picture))
-        return self._encoded[picture.digest]
-
-    def _cached(self, picture: Picture, size: tuple[int, int]) -> Tensor:
-        def encode() -> Tensor:
-            return encode_picture(self._vae, picture, size)
-
-        if self._state is None:
-            return encode()
-        return ENCODED.get(self._vae, (self._state, picture.digest, size), encode)
-
-    def _size(self, picture: Picture) -> tuple[int, int]:
-        if self._megapixels <= 0:
-            return picture.size
-        multiple = int(self._vae.spacial_compression_encode())
-        return scaled_size(picture.size, self._megapixels, multiple)
-
-
-def encode_picture(vae: Any, picture: Picture, size: tuple[int, int]) -> Tensor:
-    """A latent of shape (C, ...), fp32. One image at a time: to a video VAE a batch is a clip.
+class PromptEncoder:
+    """Conditioning entries, from memory or disk where they are known.
 
     Args:
-        vae: the host's VAE.
-        picture: what to encode.
-        size: (width, height) in pixels to which it is scaled before.
+        clip: the host's text encoder.
+        guidance: for models that embed it; others ignore it.
+        store: what was encoded before the host was started.
     """
-    pixels = torch.from_numpy(picture.pixels().copy()).unsqueeze(0)
-    if size != picture.size:
-        moved = pixels.movedim(-1, 1)
-        pixels = comfy.utils.common_upscale(moved, *size, "lanczos", "center").movedim(1, -1)
-    return _plain(vae.encode(pixels)[0])
+
+    def __init__(self, clip: Any, guidance: float, store: EncodingStore) -> None:
+        self._clip, self._guidance, self._store = clip, guidance, store
+        self._state = clip_state(clip)
+        self._identity = None if self._state is None else clip_identity(clip)
+
+    def encode(self, prompt: str) -> tuple[Conditioning, bool]:
+        """The prompt's only entry, and whether it was known.
+
+        Raises:
+            ValueError: the text encoder gave something that cannot be trained on.
+        """
+        key = (self._state, prompt, self._guidance)
+        # The file of an embedding may have changed; its content is among the tokens.
+        lasting = self._state is not None and "embedding:" not in prompt
+        if lasting and (kept := ENCODED.find(self._clip, key)) is not None:
+            return kept, True
+        entries, known = self._entries(prompt)
+        conditioning = node_helpers.conditioning_set_values(entries, {"guidance": self._guidance})
+        problems = [p for entry in conditioning for p in conditioning_problems(entry)]
+        if len(conditioning) != 1:
+            problems.append(f"consists of {len(conditioning)} parts")
+        if problems:
+            raise ValueError(f"The prompt {prompt!r}, as encoded, {', '.join(problems)}.")
+        (entry,) = map(plain_conditioning, conditioning)
+        return (ENCODED.keep(self._clip, key, entry) if lasting else entry), known
+
+    def _entries(self, prompt: str) -> tuple[list[Conditioning], bool]:
+        """As the text encoder gives them, and whether they were known."""
+        tokens = self._clip.tokenize(prompt)
+        said = None if self._identity is None else content_digest(tokens)
+        if self._identity is None or said is None:
+            return self._clip.encode_from_tokens_scheduled(tokens), False
+        key = entry_key("prompt", self._identity, said)
+        entry = self._store.get(key)
+        if _is_entry(entry):
+            return [entry], True
+        entries = self._clip.encode_from_tokens_scheduled(tokens)
+        if len(entries) == 1 and _is_entry(entries[0]):
+            self._store.put(key, entries[0])
+        return entries, False
 
 
-def scaled_size(size: tuple[int, int], megapixels: float, multiple: int) -> tuple[int, int]:
-    """The size of this area, in 1024 x 1024 pixels, in whole multiples."""
-    width, height = size
-    scale = (megapixels * MEGAPIXEL / (height * width)) ** 0.5
-    across, down = (max(multiple, round(one * scale / multiple) * multiple) for one in size)
-    return across, down
-
-
-def cached_prompt(clip: Any, state: Any, prompt: str, guidance: float) -> Conditioning:
-    """As :func:`encode_prompt`, or from memory, where ``state``, its `clip_state`, is known."""
-    if state is None or "embedding:" in prompt:  # an embedding's file may have changed
-        return encode_prompt(clip, prompt, guidance)
-    return ENCODED.get(
-        clip, (state, prompt, guidance), lambda: encode_prompt(clip, prompt, guidance)
+def _is_entry(value: Any) -> TypeGuard[Conditioning]:
+    """Whether a value can be one prompt's conditioning."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], Tensor)
+        and value[0].ndim >= 2
+        and len(value[0]) == 1
+        and isinstance(value[1], dict)
+        and _is_finite(value)
     )
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return all(map(_is_finite, value)) if isinstance(value, (list, tuple)) else True
 
 
 def model_shaped(dataset: EncodedPairs, latent_format: Any, model_name: str) -> EncodedPairs:

@@ -33,44 +33,71 @@ class EncodingCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._time = 0
-        self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Hashable, _Entry]]
-        self._kept = weakref.WeakKeyDictionary()
+        self._kept: weakref.WeakKeyDictionary[Any, _Shelf] = weakref.WeakKeyDictionary()
 
     def get(self, owner: Any, key: Hashable, make: Callable[[], _Value]) -> _Value:
-        """What `make` gives, or what it gave before for this owner and key.
+        """What `make` gives, never None, or what it gave before for this owner and key.
 
         Args:
             owner: the encoder; what it made is dropped with it.
             key: everything that decides the result.
             make: encodes; its result must never be changed.
         """
-        entries = self._kept.setdefault(owner, OrderedDict())
-        entry = entries.pop(key, None)
-        if entry is None:
-            value = make()
-            entry = _Entry(value, tensor_bytes(value))
-        if entry.size <= self._limit:
-            self._time += 1
-            entry.used = self._time
-            entries[key] = entry
-            self._make_room()
-        return entry.value
+        found = self.find(owner, key)
+        return self.keep(owner, key, make()) if found is None else found
+
+    def find(self, owner: Any, key: Hashable) -> Any | None:
+        """What is kept for this owner and key, or None."""
+        shelf = self._kept.get(owner)
+        entry = None if shelf is None else shelf.take(key)
+        return None if entry is None else self._keep(owner, key, entry)
+
+    def keep(self, owner: Any, key: Hashable, value: _Value) -> _Value:
+        """Keeps a value, which must never be changed, and gives it back."""
+        self._keep(owner, key, _Entry(value, tensor_bytes(value)))
+        return value
 
     def size(self) -> int:
         """Bytes of what is kept."""
-        return sum(entry.size for entries in self._kept.values() for entry in entries.values())
+        return sum(shelf.size for shelf in self._kept.values())
+
+    def _keep(self, owner: Any, key: Hashable, entry: _Entry) -> Any:
+        if entry.size <= self._limit:
+            self._time += 1
+            entry.used = self._time
+            self._kept.setdefault(owner, _Shelf()).put(key, entry)
+            self._make_room()
+        return entry.value
 
     def _make_room(self) -> None:
-        excess = self.size() - self._limit
-        while excess > 0:
-            filled = [entries for entries in self._kept.values() if entries]
-            oldest = min(filled, key=lambda entries: next(iter(entries.values())).used)
-            excess -= oldest.popitem(last=False)[1].size
+        while self.size() > self._limit:
+            filled = [shelf for shelf in self._kept.values() if shelf.entries]
+            oldest = min(filled, key=lambda shelf: next(iter(shelf.entries.values())).used)
+            oldest.take(next(iter(oldest.entries)))
 
 
 class _Entry:
     def __init__(self, value: Any, size: int) -> None:
         self.value, self.size, self.used = value, size, 0
+
+
+class _Shelf:
+    """What is kept of one owner, that not used the longest first, and its bytes."""
+
+    def __init__(self) -> None:
+        self.entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self.size = 0
+
+    def put(self, key: Hashable, entry: _Entry) -> None:
+        self.take(key)
+        self.entries[key] = entry
+        self.size += entry.size
+
+    def take(self, key: Hashable) -> _Entry | None:
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.size -= entry.size
+        return entry
 
 
 def vae_state(vae: Any) -> Hashable | None:
@@ -81,7 +108,7 @@ def vae_state(vae: Any) -> Hashable | None:
     module = getattr(vae, "first_stage_model", None)
     if not (hasattr(vae, "patcher") and isinstance(module, Module)):
         return None  # not the host's own
-    return (_attributes(vae), _patches(vae.patcher), _structure(module))
+    return (_attributes(vae), _patches(vae.patcher), structure_digest(module))
 
 
 def clip_state(clip: Any) -> Hashable | None:
@@ -128,8 +155,11 @@ def _mark(value: Any) -> Hashable:
     return (type(value).__qualname__, id(value))
 
 
-def _structure(module: Module) -> str:
-    """Digest of what the layers of a module do: settings, hooks, and methods put in their place."""
+def structure_digest(module: Module) -> str:
+    """Digest of what the layers of a module do: settings, hooks, and methods put in their place.
+
+    The same wherever the module's weights are just now, and after a restart.
+    """
     digest = blake2b(digest_size=16)
     for name, layer in module.named_modules():
         digest.update(f"{name}:{type(layer).__qualname__}:{layer.extra_repr()}".encode())
@@ -139,10 +169,23 @@ def _structure(module: Module) -> str:
     return digest.hexdigest()
 
 
+_SET_BY_LOADING = {"seed_key", "weight_lowvram_function", "bias_lowvram_function"}
+"""Attributes that the host gives layers with the first load. Patches are told by the patcher."""
+
+
 def _own(layer: Module) -> Iterator[str]:
     # Numbers are left out: among them the host keeps whether a layer is on the card just now.
     for name, value in vars(layer).items():
-        if isinstance(value, (str, tuple)):
+        if name in _SET_BY_LOADING:
+            continue
+        if isinstance(value, str) or _plain_tuple(value):
             yield f"{name}={value!r};"
         elif callable(value):
             yield f"{name}={getattr(value, '__qualname__', type(value).__qualname__)};"
+
+
+def _plain_tuple(value: Any) -> bool:
+    """Paged memory is written down in tuples, too: by address, and anew with every load."""
+    return isinstance(value, tuple) and all(
+        isinstance(one, (str, int, float, type(None))) or _plain_tuple(one) for one in value
+    )

@@ -24,6 +24,12 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "dpo" / "runs"
 
 
+def encodings_folder() -> Path:
+    """Of encoded images and prompts. Not `temp`, which the host empties at every start, and not
+    its `user` folder, which people back up; here, beside sessions and runs, there is room."""
+    return Path(folder_paths.get_output_directory()) / "dpo" / "cache"
+
+
 def shown(path: Path) -> str:
     """How a person is told of a path: from the output folder on, where it lies there."""
     output = Path(folder_paths.get_output_directory())

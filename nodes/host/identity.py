@@ -37,7 +37,7 @@ def model_identity(patcher: ModelPatcher) -> dict[str, Any]:
         "weights": f"{_weights[model]}:{_spots(patcher)}",
         "dtype": str(model.get_dtype()),
         "compute_dtype": str(model.get_dtype_inference()),
-        "patches": _patches(patcher),
+        "patches": patches_digest(patcher),
         "sampling": [float(sampling.percent_to_sigma(u)) for u in (0.1, 0.5, 0.9)],
         "options": _described(patcher.model_options),
     }
@@ -71,14 +71,14 @@ def _sampled_weights(patcher: ModelPatcher) -> str:
         if backup is not None:
             weight = backup.weight
         elif weight.is_meta:
-            weight = _stored(patcher.model, name)
+            weight = stored_weight(patcher.model, name)
         digest.update(name.encode())
         if weight is not None:
-            digest.update(_sample(weight).encode())
+            digest.update(sample_digest(weight).encode())
     return digest.hexdigest()
 
 
-def _stored(model: Any, name: str) -> Tensor | None:
+def stored_weight(model: Any, name: str) -> Tensor | None:
     """The numbers behind a placeholder; extensions with weights of their own form give some."""
     layer, _, attribute = name.rpartition(".")
     try:
@@ -102,14 +102,14 @@ def _spots(patcher: ModelPatcher) -> str:
         backup = patcher.backup.get(f"diffusion_model.{name}")
         weight = patcher.model.diffusion_model.get_parameter(name)
         digest.update(name.encode())
-        digest.update(_sample(weight if backup is None else backup.weight).encode())
+        digest.update(sample_digest(weight if backup is None else backup.weight).encode())
     return digest.hexdigest()
 
 
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def _patches(patcher: ModelPatcher) -> str:
+def patches_digest(patcher: ModelPatcher) -> str:
     """Digest of what is applied to the weights; the host draws its id anew with every change."""
     key = (patcher.patches_uuid, sum(map(len, patcher.patches.values())))
     if key not in _patch_digests:
@@ -131,13 +131,14 @@ def _patch_digest(patcher: ModelPatcher) -> str:
 def _content(patch: Any) -> str:
     patch = getattr(patch, "weights", patch)
     if isinstance(patch, Tensor):
-        return _sample(patch)
+        return sample_digest(patch)
     if isinstance(patch, (tuple, list)):
         return f"({','.join(map(_content, patch))})"
     return repr(patch)
 
 
-def _sample(tensor: Tensor) -> str:
+def sample_digest(tensor: Tensor) -> str:
+    """Shape and digest of some of the numbers, spread over the tensor."""
     flat = tensor.detach().reshape(-1)
     if flat.numel() > RUNS * RUN:
         last = flat.numel() - RUN
@@ -153,7 +154,7 @@ def _described(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, Tensor):
-        return _sample(value)
+        return sample_digest(value)
     if isinstance(value, dict):
         return {str(key): _described(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -29,8 +29,7 @@ from ...dpo_core.run import StepReport
 from ...dpo_core.saving.filmstrip import BASE, Filmstrip
 from .conditioning import Conditioning, conditioning_digest
 from .denoiser import HostDenoiser
-from .encoding import cached_prompt
-from .encoding_cache import clip_state
+from .encoding import PromptEncoder, encoding_store
 from .injection import TrainedModel
 from .latents import vae_file
 from .progress import Progress
@@ -129,10 +128,8 @@ def encode_preview(settings: PreviewSettings, clip: Any, vae: Any) -> Preview:
     Raises:
         ValueError: the text encoder gave something that cannot be used.
     """
-    state = clip_state(clip)
-    *positive, negative = (
-        cached_prompt(clip, state, prompt, settings.guidance) for prompt in (*settings.lines, "")
-    )
+    encoder = PromptEncoder(clip, settings.guidance, encoding_store())
+    *positive, negative = (encoder.encode(prompt)[0] for prompt in (*settings.lines, ""))
     return Preview(settings, tuple(positive), negative, vae)
 
 

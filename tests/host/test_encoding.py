@@ -6,6 +6,7 @@ import copy
 import gc
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ PACK = load_pack().__name__
 encoding: Any = importlib.import_module(f"{PACK}.nodes.host.encoding")
 cache: Any = importlib.import_module(f"{PACK}.nodes.host.encoding_cache")
 record: Any = importlib.import_module(f"{PACK}.dpo_core.pairs.record")
+MEGAPIXEL = 1024 * 1024
 latent_file: Any = importlib.import_module(f"{PACK}.dpo_core.pairs.latent_file")
 
 
 @pytest.fixture(autouse=True)
-def empty_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+def empty_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setattr(encoding, "encodings_folder", lambda: tmp_path / "cache")
     memory = cache.EncodingCache(64 * 1024 * 1024)
     monkeypatch.setattr(encoding, "ENCODED", memory)
     return memory
@@ -111,9 +114,9 @@ def test_what_is_remembered_is_what_would_be_encoded(
 def test_other_sizes_guidances_and_pictures_are_encoded(models: Models) -> None:
     models.encode(pair(0))
     assert models.counted() == (1, 2)
-    models.encode(pair(0), megapixels=32 * 32 / encoding.MEGAPIXEL)
+    models.encode(pair(0), megapixels=32 * 32 / MEGAPIXEL)
     assert models.counted() == (0, 2)
-    models.encode(pair(0), megapixels=64 * 64 / encoding.MEGAPIXEL)  # the size it has
+    models.encode(pair(0), megapixels=64 * 64 / MEGAPIXEL)  # the size it has
     assert models.counted() == (0, 0)
     models.encode(pair(0), guidance=2.0)
     assert models.counted() == (1, 0)
@@ -272,7 +275,7 @@ def test_latents_of_another_shape_than_the_vae_gives_are_passed_over(
 
 def test_latents_are_passed_over_where_the_size_changes(models: Models, tmp_path: Path) -> None:
     found = models.encode(
-        known_pair(tmp_path, 4, 4, 4), megapixels=32 * 32 / encoding.MEGAPIXEL
+        known_pair(tmp_path, 4, 4, 4), megapixels=32 * 32 / MEGAPIXEL
     )
     assert models.counted() == (1, 2) and found[0].chosen.shape == (4, 4, 4)
 
@@ -311,3 +314,28 @@ def test_a_video_models_latent_has_its_one_frame(tmp_path: Path, shape: tuple[in
     found = latents.usable_latent(side, VideoVae(), (64, 64))
     assert torch.equal(found, stored(side).reshape(16, 1, 8, 8))
     assert latents.usable_latent(side, VideoVae(), (64, 72)) is None
+
+
+# What a run is found again by
+
+
+def test_datasets_of_before_keep_their_keys_and_digests() -> None:
+    data: Any = importlib.import_module(f"{PACK}.dpo_core.training.dataset")
+    ramp = torch.arange(16.0).reshape(1, 4, 4) / 16
+    options = {
+        "pooled_output": None,
+        "guidance": 3.5,
+        "attention_mask": torch.ones(1, 2, dtype=torch.int64),
+        "size": (8, [True, "a"]),
+    }
+    entry = [ramp.reshape(1, 2, 8), options]
+    pair = replace(encoding.encoded_pair(ramp, -ramp, entry), rating_gap=0.5)
+    tie = replace(
+        encoding.encoded_pair(ramp, 2 * ramp, entry), tie=True, chosen_probability=0.75
+    )
+    image = data.EncodedImage(ramp, entry, "an image", True)
+    group = data.EncodedGroup((ramp, -ramp), (1.0, 0.0), entry, "a group")
+    # Of the first release: another value here begins every training anew.
+    assert pair.key == "e8f023f24f731ea01a63b9c25c815695"
+    digest = data.EncodedPairs((pair, tie), (image,), (group,)).digest
+    assert digest == "c6878e8b0cf522ce95441364f7e3a6d3"
