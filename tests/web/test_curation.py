@@ -7,10 +7,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hostkit.pair_folder import write_pair
 from playwright.sync_api import expect
 from webkit.curation import CurationTab, write_generations
 from webkit.front_end import FrontEnd
+from webkit.pictures import landscape
+
+from dpo_core.ranking.image_store import NewImage
+from dpo_core.ranking.session import Session
 
 HOSTILE = "a lake <img src=x onerror='hurt=1'>"
 
@@ -129,4 +135,107 @@ def test_full_screen_by_keys_alone_and_the_list_of_groups(
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(tab.pictures.first).to_be_visible()
     assert [node.type for node in front_end.nodes()] == ["DPONoise"]
+    assert front_end.errors == []
+
+
+def _session(front_end: FrontEnd, name: str) -> Session:
+    """Three sets with a best and a worst image each; the last one's worst is gone."""
+    session = Session(front_end.server.base_dir / "output" / "dpo" / "sessions" / name)
+    for number, prompt in enumerate(("hills at dusk", HOSTILE, "")):
+        images = [
+            NewImage(np.asarray(landscape(10 * number + i, 96, 64)), {}) for i in range(3)
+        ]
+        one = session.add_set(images, prompt)
+        best, *_, worst = [image.id for image in one.images]
+        vote = {"id": f"v{number}", "kind": "best_worst", "set": one.id}
+        session.vote(vote | {"best": best, "worst": worst})
+    (session.folder / "images" / f"{worst}.png").unlink()
+    return session
+
+
+@pytest.mark.parametrize("canvas_mode", ["classic"], indirect=True)
+def test_pairs_of_a_session_are_reviewed_changed_and_taken_back(
+    front_end: FrontEnd, tab: CurationTab
+) -> None:
+    session = _session(front_end, "reviewed")
+    tab.open()
+    tab.body.get_by_label("Session", exact=True).fill("reviewed")
+    tab.button("Review the pairs of the session").click()
+    pairs = tab.body.get_by_role("list", name="Pairs").locator("> li")
+    expect(pairs).to_have_count(3)
+    worth = tab.body.get_by_role("list", name="Worth a look")
+    expect(worth).to_contain_text("Only 2 pairs")
+    expect(worth).to_contain_text("an image is gone")
+    tab.button("Full screen").click()
+    tab.body.get_by_text("Distributions", exact=True).click()
+    front_end.screenshot("review_dark")
+    front_end.theme("light")
+    front_end.screenshot("review_light")
+    front_end.theme("dark")
+
+    worth.get_by_role("button").first.click()
+    expect(pairs).to_have_count(1)
+    expect(pairs.first).to_contain_text("An image is gone")
+    tab.button("Show all pairs").click()
+    expect(pairs).to_have_count(3)
+
+    hills = pairs.filter(has_text="hills at dusk")
+    before = hills.locator("img").evaluate_all("images => images.map(one => one.getAttribute('src'))")
+    hills.get_by_role("button", name="Turn round: the other image is better").click()
+    expect(tab.body.get_by_text("Pair turned round.")).to_be_visible()
+    expect(hills.locator("img").first).to_have_attribute("src", before[1])
+    tab.button("Undo the last change").click()
+    expect(hills.locator("img").first).to_have_attribute("src", before[0])
+    hills.get_by_role("button", name="Change the prompt").click()
+    field = pairs.get_by_label("Prompt", exact=True)
+    expect(field).to_be_focused()
+    field.fill("dunes at night")
+    pairs.get_by_role("button", name="Save the prompt").click()
+    expect(pairs.filter(has_text="dunes at night")).to_have_count(1)
+    pairs.filter(has_text="a lake").get_by_role("button", name="Remove this pair").click()
+    expect(pairs).to_have_count(2)
+    tab.body.get_by_text("Changes", exact=True).click()
+    front_end.screenshot("review_changed")
+    stored = [json.loads(line) for line in (session.folder / "votes.jsonl").open()]
+    kinds = [one["kind"] for one in stored if one["kind"] not in ("set", "best_worst")]
+    assert kinds == ["swap", "undo", "prompt", "remove"]
+
+    pairs.first.get_by_role("button", name="Compare in full").click()
+    dialog = front_end.page.get_by_role("dialog", name="A pair, side by side")
+    expect(dialog.get_by_role("button", name="Rejected image")).to_be_visible()
+    front_end.screenshot("review_compare")
+    front_end.page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert front_end.page.evaluate("() => window.hurt") is None
+    assert front_end.errors == []
+
+
+@pytest.mark.parametrize("canvas_mode", ["nodes2"], indirect=True)
+def test_a_pair_folder_is_reviewed_and_what_has_no_partner_is_joined(
+    front_end: FrontEnd, tab: CurationTab
+) -> None:
+    folder = front_end.server.base_dir / "input" / "to_review"
+    for side in ("chosen", "rejected"):
+        (folder / side / "train").mkdir(parents=True)
+    for number in range(3):
+        write_pair(folder, f"train/{number}", number, caption=f"scene {number}")
+    (folder / "rejected" / "train" / "2.png").rename(folder / "rejected" / "train" / "two.png")
+    tab.open()
+    tab.look("to_review", "unused")
+    tab.button("Folder pairs").click()
+    pairs = tab.body.get_by_role("list", name="Pairs").locator("> li")
+    expect(pairs).to_have_count(2)
+    tab.body.get_by_text("Without a partner, or gone", exact=True).click()
+    tab.body.get_by_label("chosen: train/2").check()
+    tab.body.get_by_label("rejected: train/two").check()
+    front_end.screenshot("review_orphans")
+    tab.button("Make the two a pair").click()
+    expect(pairs).to_have_count(3)
+    assert (folder / "rejected" / "train" / "2.png").exists()
+    pairs.filter(has_text="scene 0").get_by_role("button", name="Remove this pair").click()
+    expect(pairs).to_have_count(2)
+    assert not (folder / "chosen" / "train" / "0.png").exists()
+    tab.button("Undo the last change").click()
+    expect(pairs).to_have_count(3)
+    assert (folder / "chosen" / "train" / "0.png").exists()
     assert front_end.errors == []

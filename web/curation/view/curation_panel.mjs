@@ -2,12 +2,16 @@
 
 import { button, el, icon, setHidden, setText } from "../../element.mjs";
 import { Desk } from "../desk.mjs";
+import { Review } from "../review.mjs";
 import { counted } from "../words.mjs";
 import { GroupList } from "./group_list.mjs";
 import { RankDesk } from "./rank_desk.mjs";
+import { ReviewView } from "./review_view.mjs";
 import { StartView } from "./start_view.mjs";
 
-const VIEWS = { rank: "Rank", groups: "Groups" };
+const VIEWS = { rank: "Rank", groups: "Groups", session: "Session pairs", pairs: "Folder pairs" };
+/** Those that need a folder. */
+const OF_FOLDER = ["rank", "groups", "pairs"];
 
 export class CurationPanel {
   /** @param port of `Desk` but for show and isDone, and imageUrl(url), host() of dialogs */
@@ -24,15 +28,17 @@ export class CurationPanel {
       () => this._update(),
     );
     this._rank.attach(this.desk);
-    this._start = new StartView(this.desk);
+    this._start = new StartView(this.desk, () => this._turn("session"));
     this._groups = new GroupList(this.desk, port.imageUrl, (group) => this._open(group));
+    this.review = new Review(port, newId, () => this._update(), () => Date.now() / 1000);
+    this._review = new ReviewView(this.review, port.imageUrl, port.host);
     this._view = "rank";
     this._build();
     this._update();
   }
 
   _build() {
-    this._leave = button({ label: "Another folder or session", sign: "older", className: "dpo-quiet", onclick: () => this.desk.leave() });
+    this._leave = button({ label: "Another folder or session", sign: "older", className: "dpo-quiet", onclick: () => this._goBack() });
     this._folder = el("span", { className: "dpo-curation-folder", dir: "ltr" });
     this._full = button({ label: "Full screen", sign: "full", className: "dpo-quiet", onclick: () => this.toggleFull() });
     this._bar = el("span", { className: "dpo-curation-bar", ariaHidden: "true" }, el("span"));
@@ -46,14 +52,24 @@ export class CurationPanel {
     );
     const tabs = el("div", { className: "dpo-curation-tabs", role: "group", ariaLabel: "View" }, ...this._tabs);
     tabs.setAttribute("aria-label", "View");
+    this._state = el(
+      "div",
+      { className: "dpo-curation-state" },
+      this._progress,
+      this._bar,
+      this._scan,
+      this._stop,
+      this._again,
+    );
     this._work = el(
       "div",
       { className: "dpo-curation-work" },
       el("div", { className: "dpo-curation-head" }, this._leave, this._folder, tabs, this._full),
-      el("div", { className: "dpo-curation-state" }, this._progress, this._bar, this._scan, this._stop, this._again),
+      this._state,
       this._problem,
       this._rank.element,
       this._groups.element,
+      this._review.element,
     );
     this._body = el("div", { className: "dpo-curation-body" }, this._start.element, this._work);
     this.element = el("div", { className: "dpo dpo-curation" }, this._body);
@@ -106,7 +122,15 @@ export class CurationPanel {
   _turn(view) {
     this._view = view;
     if (view === "groups") this._groups.read();
+    if (view === "session") this.review.show({ kind: "sessions", id: this.desk.settings.session });
+    if (view === "pairs") this.review.show({ kind: "scans", id: this.desk.scan.scan });
+    if (view === "rank" && this.desk.scan && !this.desk.group) this.desk.next("begun");
     this._update();
+  }
+
+  _goBack() {
+    this._view = "rank";
+    return this.desk.leave();
   }
 
   async _open(group) {
@@ -129,27 +153,35 @@ export class CurationPanel {
     if (!this._work) return;
     const { desk } = this;
     const { scan } = desk;
-    setHidden(this._start.element, Boolean(scan));
-    setHidden(this._work, !scan);
-    if (!scan) {
+    const reviewing = ["session", "pairs"].includes(this._view);
+    const working = Boolean(scan) || reviewing;
+    setHidden(this._start.element, working);
+    setHidden(this._work, !working);
+    if (!working) {
       this._start.update();
       return;
     }
-    setText(this._folder, scan.folder.split(/[\\/]/).slice(-2).join("/"));
-    this._folder.title = `${scan.folder}, session ${desk.settings.session}`;
+    for (const [i, name] of Object.keys(VIEWS).entries()) {
+      this._tabs[i].setAttribute("aria-pressed", String(name === this._view));
+      setHidden(this._tabs[i], !scan && OF_FOLDER.includes(name));
+    }
+    setHidden(this._rank.element, this._view !== "rank");
+    setHidden(this._groups.element, this._view !== "groups");
+    setHidden(this._review.element, !reviewing);
+    if (reviewing) this._review.update();
+    const { session } = desk.settings;
+    setText(this._folder, this._view === "session" ? session : lastFolders(scan.folder));
+    this._folder.title = scan ? `${scan.folder}, session ${session}` : `session ${session}`;
+    setHidden(this._state, !scan);
+    setText(this._problem, desk.problem);
+    setHidden(this._problem, !desk.problem);
+    if (!scan) return;
     const { done, all } = desk.progress;
     setText(this._progress, all ? `${done} of ${all} groups ranked` : "");
     this._bar.firstChild.style.width = `${all ? (100 * done) / all : 0}%`;
     setText(this._scan, scanText(desk));
     setHidden(this._stop, !desk.isScanning);
     setHidden(this._again, desk.isScanning);
-    setText(this._problem, desk.problem);
-    setHidden(this._problem, !desk.problem);
-    for (const [i, name] of Object.keys(VIEWS).entries()) {
-      this._tabs[i].setAttribute("aria-pressed", String(name === this._view));
-    }
-    setHidden(this._rank.element, this._view !== "rank");
-    setHidden(this._groups.element, this._view !== "groups");
     this._rank.update();
   }
 
@@ -166,6 +198,10 @@ function scanText({ scan, isScanning }) {
   const stopped = scan.state === "stopped" ? "stopped after " : "";
   const unusable = scan.unusable ? `, ${scan.unusable} cannot be used` : "";
   return `${stopped}${counted(scan.read, "image")}${unusable}`;
+}
+
+function lastFolders(path) {
+  return path.split(/[\\/]/).slice(-2).join("/");
 }
 
 function isTyping({ tagName, type }) {

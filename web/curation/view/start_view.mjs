@@ -3,14 +3,25 @@
 import { button, el, setHidden, setText } from "../../element.mjs";
 
 export class StartView {
-  /** @param desk see `Desk` */
-  constructor(desk) {
+  /**
+   * @param desk see `Desk`
+   * @param {() => void} onReview the pairs of the session are to be seen
+   */
+  constructor(desk, onReview) {
     this.desk = desk;
     this._folder = field("Folder", { placeholder: "output, or a folder below it" });
     this._session = field("Session", { placeholder: "default" });
     this._known = el("datalist", { id: "dpo-curation-sessions" });
     this._session.input.setAttribute("list", this._known.id);
     this._look = button({ label: "Look through the folder", text: "Look through it", className: "dpo-main", onclick: () => this._start() });
+    const review = button({
+      label: "Review the pairs of the session",
+      text: "Review its pairs",
+      onclick: () => {
+        this._keepSession();
+        onReview();
+      },
+    });
     this._problem = el("p", { className: "dpo-curation-problem", role: "alert" });
     this._earlier = el("ul", { className: "dpo-curation-folders" });
     this._earlier.setAttribute("aria-label", "Folders looked through before");
@@ -32,7 +43,7 @@ export class StartView {
       this._folder.element,
       this._session.element,
       this._known,
-      this._look,
+      el("div", { className: "dpo-curation-tools" }, this._look, review),
       this._problem,
       this._earlierTitle,
       this._earlier,
@@ -43,8 +54,12 @@ export class StartView {
 
   _start() {
     const folder = this._folder.input.value.trim();
-    this.desk.set({ session: this._session.input.value.trim() || "default" });
+    this._keepSession();
     return this.desk.look({ folder });
+  }
+
+  _keepSession() {
+    this.desk.set({ session: this._session.input.value.trim() || "default" });
   }
 
   update() {
@@ -68,7 +83,7 @@ export class StartView {
           text: folder,
           className: "dpo-quiet",
           onclick: () => {
-            this.desk.set({ session: this._session.input.value.trim() || "default" });
+            this._keepSession();
             this.desk.look({ scan });
           },
         });

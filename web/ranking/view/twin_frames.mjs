@@ -14,9 +14,13 @@ const KEY_PANS = {
 };
 
 export class TwinFrames {
-  /** @param {(side: "left"|"right") => void} onChoose a click on a picture */
-  constructor(onChoose) {
+  /**
+   * @param {(side: "left"|"right") => void} onChoose a click on a picture
+   * @param {(side: string, name: string) => string} labelOf what a picture's button is called
+   */
+  constructor(onChoose, labelOf = betterLabel) {
     this._onChoose = onChoose;
+    this.labelOf = labelOf;
     this._view = FIT;
     this.frames = ["left", "right"].map((side) => new Frame(side, this));
     const zoom = (label, sign, key, act) => button({ label, sign, key, onclick: act });
@@ -47,7 +51,7 @@ export class TwinFrames {
     this._setView(FIT);
   }
 
-  show(left, right, nameOf) {
+  show(left, right, nameOf = () => "") {
     const changed = this.frames[0].image !== left || this.frames[1].image !== right;
     this.frames[0].show(left, nameOf);
     this.frames[1].show(right, nameOf);
@@ -110,6 +114,10 @@ export class TwinFrames {
   }
 }
 
+function betterLabel(side, name) {
+  return `${side === "left" ? "Left" : "Right"}: ${name} is better`;
+}
+
 class Frame {
   constructor(side, twins) {
     this.side = side;
@@ -134,8 +142,7 @@ class Frame {
     if (this.image === image) return;
     this.image = image;
     this._picture.src = image.url;
-    const label = `${this.side === "left" ? "Left" : "Right"}: ${nameOf(image.id)} is better`;
-    this.element.setAttribute("aria-label", label);
+    this.element.setAttribute("aria-label", this._twins.labelOf(this.side, nameOf(image.id)));
   }
 
   draw(view) {
