@@ -180,7 +180,7 @@ def test_pairs_of_a_session_are_reviewed_changed_and_taken_back(
     expect(pairs).to_have_count(3)
 
     hills = pairs.filter(has_text="hills at dusk")
-    before = hills.locator("img").evaluate_all("images => images.map(one => one.getAttribute('src'))")
+    before = [one.get_attribute("src") or "" for one in hills.locator("img").all()]
     hills.get_by_role("button", name="Turn round: the other image is better").click()
     expect(tab.body.get_by_text("Pair turned round.")).to_be_visible()
     expect(hills.locator("img").first).to_have_attribute("src", before[1])

@@ -126,7 +126,7 @@ class Frame {
     this._twins = twins;
     this._picture = el("img", { alt: "", draggable: false });
     this._gone = el("span", { className: "dpo-gone", hidden: true });
-    setText(this._gone, "This image cannot be loaded. Skip this match, or click to try again.");
+    setText(this._gone, "This image cannot be loaded. Click to try again, or go on without it.");
     this._picture.addEventListener("error", () => this._setBroken(true));
     this._picture.addEventListener("load", () => this._setBroken(false));
     this.element = el(
