@@ -9,9 +9,10 @@ import comfy.lora
 import comfy.lora_convert
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...dpo_core.training.lora_weights import LoraWeights
+from .frozen_layer import is_host_layer
 from .host_adapter import layer_weights, not_refined, wrong_size
 
 TEXT_ENCODER_PREFIXES = ("lora_te", "text_encoder", "te1_", "te2_", "te_", "clip_", "lora_prior_te")
@@ -101,6 +102,9 @@ def read_existing(patcher: ModelPatcher, lora: Mapping[str, Tensor]) -> Existing
     for weight, found in parts.items():
         name = _layer(weight)
         weights[name] = _merged(found, layer_shape(patcher, name), name)
+        if not _trains(patcher.model.get_submodule(name)):
+            what = "weights for other layers than linear ones and ungrouped convolutions"
+            raise ValueError(not_refined(what, name))
     if unused:
         raise ValueError(
             f"The LoRA does not fit this model: {len(unused)} of its weights belong to no layer "
@@ -117,6 +121,13 @@ def _peft_names(places: Mapping[str, Place]) -> dict[str, Place]:
             module = name.replace(".processor.to_", ".to_")
             found[f"{module}.0" if module.endswith(".to_out") else module] = place
     return found
+
+
+def _trains(layer: Any) -> bool:
+    """True if an adapter can be put on ``layer``."""
+    convolution = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    known = layer.groups == 1 if convolution else hasattr(layer, "in_features")
+    return known and is_host_layer(layer)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ import comfy.lora
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 Lora = dict[str, Tensor]
 RANK = 3
@@ -41,12 +41,15 @@ ENDINGS = {
 class Named:
     """What a name of the host's table stands for: a weight, or some rows of it."""
 
-    def __init__(self, key: Any, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, key: Any, state: Mapping[str, Tensor], layer: Any) -> None:
         self.key = key
         self.weight, self.rows = (key, None) if isinstance(key, str) else key[:2]
         shape = state[self.weight].shape
         self.shape = (shape[0] if self.rows is None else self.rows[2], *shape[1:])
         # Some of the tables' slices are not this model's.
+        # Not embeddings, and not the bare matrices that some modules have.
+        convolution = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and layer.groups == 1
+        self.trains = convolution or isinstance(layer, nn.Linear)
         self.inside = self.rows is None or self.rows[1] + self.rows[2] <= shape[0]
 
 
@@ -69,7 +72,8 @@ def dialects(patcher: ModelPatcher) -> dict[str, dict[str, Named]]:
             dialect += ", other names"
         names = found.setdefault(dialect, {})
         if key not in [named.key for named in names.values()]:
-            names[name] = Named(key, state)
+            layer = patcher.model.get_submodule(weight.removesuffix(".weight"))
+            names[name] = Named(key, state, layer)
     return found
 
 
