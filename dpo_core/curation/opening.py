@@ -46,7 +46,7 @@ def open_images(
 ) -> Opening:
     """Stores images in a session, durably, as one set under a prompt.
 
-    The same images and prompt are the same set. Images that are gone, changed size or cannot be
+    The same images and prompt are the same set. Images that are gone, have changed or cannot be
     read are left out and told.
 
     Raises OSError, ValueError as `Session.add_set`.
@@ -73,15 +73,16 @@ def open_images(
 
 
 def read_image(folder: Path, image: FoundImage) -> NewImage:
-    """An image of a folder as a session stores it. Raises PairError, ValueError."""
+    """An image of a folder as a session stores it. Raises PairError, ValueError, OSError."""
     path = folder / image.name
     if not within(folder, path):
         raise ValueError("it is gone, or a link leads out of the folder")
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != (image.bytes, image.mtime_ns):
+        raise ValueError("it has changed since the folder was read. Look at the folder again")
     with open_image(path, printable(image.name)) as opened:
         pixels = rgb_bytes(opened)
         texts = _texts(opened)
-    if pixels.shape[:2] != (image.height, image.width):
-        raise ValueError("it has changed since the folder was read. Look at the folder again")
     return NewImage(pixels, texts)
 
 

@@ -319,6 +319,31 @@ def test_a_change_that_is_broken_off_is_finished_when_the_folder_is_looked_at_ag
     assert now["pair"] == pair["pair"]
 
 
+@pytest.mark.parametrize(("renamed", "marked"), [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2),
+                                                 (3, 3)])  # fmt: skip
+def test_a_change_broken_off_between_any_two_steps_is_finished_once(
+    renamed: int, marked: int, tmp_path: Path
+) -> None:
+    ours, theirs, aside = "chosen/1.png", "rejected/1.png", ".dpo_review/kept/0/1.png"
+    steps = [(ours, aside), (theirs, ours), (aside, theirs)]
+    for name in (ours, theirs, aside):
+        (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / ours).write_text("ours")
+    (tmp_path / theirs).write_text("theirs")
+    for source, target in steps[:renamed]:
+        (tmp_path / source).rename(tmp_path / target)
+    begun = {"id": "e1", "kind": "flip", "place": "1", "what": "", "step": "begun",
+             "steps": [["move", *step] for step in steps]}  # fmt: skip
+    marks = [{"id": f"e1/{number}", "kind": "step", "of": "e1"} for number in range(marked)]
+    journal = tmp_path / ".dpo_review" / "journal.jsonl"
+    journal.write_text("".join(json.dumps({"v": 1, **one}) + "\n" for one in (begun, *marks)))
+    edits = FolderEdits(tmp_path)
+    assert edits.recover() and not edits.recover()
+    assert ((tmp_path / ours).read_text(), (tmp_path / theirs).read_text()) == ("theirs", "ours")
+    edits.undo("e1", "u1")
+    assert ((tmp_path / ours).read_text(), (tmp_path / theirs).read_text()) == ("ours", "theirs")
+
+
 def test_the_pack_s_own_folders_and_bad_patterns_are_refused(desk: Desk) -> None:
     desk.pair("1", "a cat", 1)
     desk.look()

@@ -303,6 +303,14 @@ def test_images_that_vanished_are_left_out_and_told(desk: Desk) -> None:
     assert desk.groups(scan)[0]["state"] == "done"
 
 
+def test_an_image_that_became_another_is_not_taken_for_what_it_was(desk: Desk) -> None:
+    desk.write("a cat", 3)
+    (group,) = desk.groups(scan := desk.scanned())
+    write_generation(desk.folder / "a cat_00001.png", "a dog", 99)
+    shown = desk.open(scan, group["group"])
+    assert len(shown["images"]) == 2 and "changed" in shown["curation"]["left_out"][0]
+
+
 def test_the_shuffled_order_is_stable_and_depends_on_the_seed(desk: Desk) -> None:
     for number in range(12):
         desk.write(f"prompt {number}", 2, size=(8, 8))
