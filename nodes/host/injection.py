@@ -199,10 +199,8 @@ class _PlainTensors:
 def _is_out_of_reach(tensor: Tensor) -> bool:
     """True for what no graph may keep: inference tensors, and parameters the host wraps around one.
 
-    Those wrapped outside of inference mode deny being one. Classes of extensions would spread.
+    Those wrapped outside of inference mode deny being one.
     """
-    if type(tensor) not in (Tensor, nn.Parameter):
-        return True
     try:
         return tensor.is_inference() or tensor._version < 0
     except RuntimeError:

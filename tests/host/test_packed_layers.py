@@ -79,18 +79,22 @@ def test_weights_in_an_unknown_form_are_refused() -> None:
     assert "(Bytes, Nibbles)" in problem and "cannot be trained through" in problem
 
 
-def test_a_class_that_spreads_ends_at_the_next_layer() -> None:
-    norm = comfy.ops.manual_cast.RMSNorm(6)
-    norm.weight = nn.Parameter(PackedTensor(torch.rand(6) + 0.5), requires_grad=False)
+@pytest.mark.parametrize("kind", ["RMSNorm", "LayerNorm"])
+def test_a_class_that_spreads_ends_at_the_next_layer(kind: str) -> None:
+    norm, plain = getattr(comfy.ops.manual_cast, kind)(6), getattr(nn, kind)(6)
+    weight = torch.rand(6) + 0.5
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    norm.load_state_dict(plain.state_dict())
+    norm.weight = nn.Parameter(PackedTensor(weight), requires_grad=False)
+    forward = pack_module("nodes.host.frozen_layer").frozen_forward(norm)
     x = torch.randn(2, 6)
     assert type(norm(x)) is PackedTensor
-    forward = pack_module("nodes.host.frozen_layer").frozen_forward(norm)
-    leaf = x.clone().requires_grad_()
-    y = forward(leaf)
-    assert type(y) is Tensor and torch.equal(y, norm(x).as_subclass(Tensor))
-    (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
-    plain = nn.RMSNorm(6)
-    plain.weight = nn.Parameter(norm.weight.as_subclass(Tensor), requires_grad=False)
-    leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(plain(leaf).square().sum(), leaf)
-    assert torch.allclose(gradient, expected, atol=1e-6)
+    results = []
+    for compute in (forward, plain):
+        leaf = x.clone().requires_grad_()
+        y = compute(leaf)
+        results += [y.detach(), *torch.autograd.grad(y.square().sum(), leaf)]
+    output, gradient, expected_output, expected_gradient = results
+    assert type(output) is type(gradient) is Tensor
+    assert torch.allclose(output, expected_output, atol=1e-6)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-6)
