@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from .training.batch import gather
 from .training.dataset import EncodedPairs, buckets
 from .training.denoiser import Denoiser
 from .training.ema import AdapterAverage
-from .training.four_passes import SCHEDULES, PassResult
+from .training.four_passes import AUTO, SCHEDULES, PassResult, sequential
 from .training.noise import NoiseSettings
 from .training.objectives import FRESH, Objective, ObjectiveState
 from .training.optimizer import AdapterOptimizer, OptimizerSettings, learning_rate
@@ -65,7 +65,7 @@ class TrainSettings:
     execution_mode: str = "sequential"
     """sequential needs no more memory than ordinary LoRA training; policy_concurrent is faster
     and keeps two images' activations; full_concurrent batches everything, fastest on large cards.
-    The result is the same."""
+    The result is the same. auto takes the fastest that fits beside the model, each time anew."""
 
     shared_noise: bool = True
     """Chosen and rejected are compared under the same noise. Off: the rejected image gets noise
@@ -83,10 +83,9 @@ class TrainSettings:
             found.append(
                 f"grad_accumulation_steps is {self.grad_accumulation_steps}: use 1 or more."
             )
-        if self.execution_mode not in SCHEDULES:
-            found.append(
-                f"execution_mode is {self.execution_mode!r}: choose {', '.join(SCHEDULES)}."
-            )
+        if self.execution_mode not in (*SCHEDULES, AUTO):
+            modes = ", ".join([*SCHEDULES, AUTO])
+            found.append(f"execution_mode is {self.execution_mode!r}: choose {modes}.")
         if self.noise.cached_draws and self.objective.needs_change:
             found.append(
                 f"cached_draws cannot go with loss {self.objective.loss}, which needs the "
@@ -181,7 +180,7 @@ def train(
         denoiser: the model.
         adapter: attached to it.
         dataset: the pairs.
-        settings: how to train.
+        settings: how to train; an execution mode left open is sequential.
         steps: optimiser steps to do now.
         start: go on from here, also with other pairs; None starts with the adapter as it is.
         cache: where reference errors are kept, if the settings ask for cached draws.
@@ -196,6 +195,8 @@ def train(
         raise ValueError("\n".join(problems))
     if settings.noise.cached_draws == 0:
         cache = None
+    if settings.execution_mode == AUTO:
+        settings = replace(settings, execution_mode=sequential.__name__)
     return _Run(denoiser, adapter, dataset, settings, start, cache, held_out).reports(steps)
 
 

@@ -20,7 +20,7 @@ from ..dpo_core.pairs.record import counted
 from ..dpo_core.run import TrainSettings
 from ..dpo_core.training.adapter import AdapterSettings
 from ..dpo_core.training.dataset import EncodedPairs
-from ..dpo_core.training.four_passes import SCHEDULES
+from ..dpo_core.training.four_passes import AUTO, SCHEDULES
 from ..dpo_core.training.noise import NoiseSettings
 from ..dpo_core.training.objectives import Objective as ObjectiveSettings
 from ..dpo_core.training.optimizer import OptimizerSettings
@@ -88,7 +88,7 @@ class TrainerNode(io.ComfyNode):
                     tooltip=train["grad_accumulation_steps"],
                 ),
                 io.Combo.Input(
-                    "execution_mode", options=list(SCHEDULES), default="sequential",
+                    "execution_mode", options=[*SCHEDULES, AUTO], default=AUTO,
                     tooltip=train["execution_mode"],
                 ),
                 io.Boolean.Input("shared_noise", default=True, tooltip=train["shared_noise"]),
@@ -140,7 +140,7 @@ class TrainerNode(io.ComfyNode):
                     tooltip="stop: says what to change, and about how much each change saves. "
                     "step_down: goes on from the last step in a slower way that needs less memory "
                     "and gives the same result, if there is one: policy_concurrent, sequential, "
-                    "gradient_checkpointing.",
+                    "gradient_checkpointing. With execution_mode auto it changes that in any case.",
                 ),
             ],
             outputs=[Trainer.Output(display_name="trainer")],

@@ -50,6 +50,7 @@ class RunRecord:
         reason: why it ended before its time.
         execution_mode: how passes were scheduled, which no result depends on.
         gradient_checkpointing: likewise.
+        auto_mode: the execution mode that was chosen by itself; empty if none was.
         loras: files made of it, in the order they were saved.
     """
 
@@ -64,6 +65,7 @@ class RunRecord:
     reason: str = ""
     execution_mode: str = ""
     gradient_checkpointing: bool = False
+    auto_mode: str = ""
     loras: tuple[SavedLora, ...] = ()
 
     @property

@@ -150,7 +150,7 @@ class Adapter:
         self._frozen: dict[str, Tensor] | None = None
         self._active = True
         if existing is not None:
-            self.freeze_reference(self.snapshot())
+            self.freeze_reference({n: p.detach() for n, p in self.parameters().items()})
 
     @property
     def names(self) -> list[str]:

@@ -180,6 +180,8 @@ SCHEDULES: dict[str, Schedule] = {
     "policy_concurrent": policy_concurrent,
     "full_concurrent": full_concurrent,
 }
+AUTO = "auto"
+"""Leaves the choice to the host, which knows what memory there is."""
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ class ModelConditioning:
             key: cond.process_cond(batch_size=1, area=None) for key, cond in prepared.items()
         }
         for cond in one_row.values():
-            cond.cond = _plain(cond.cond)
+            cond.cond = _held(cond.cond)
         return one_row
 
 
@@ -120,9 +120,16 @@ def _sent(value: Any, device: torch.device) -> Any:
     return sent(value, device) if isinstance(value, Tensor) else value
 
 
+def _held(value: Any) -> Any:
+    """In host memory; what is there already, as the prompt itself, is not copied."""
+    if isinstance(value, Tensor) and value.device.type == "cpu" and not value.is_inference():
+        return value.detach()
+    return _plain(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach() if value.is_meta else value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

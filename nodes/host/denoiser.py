@@ -17,6 +17,7 @@ from torch import Tensor
 from ...dpo_core.training.denoiser import Prediction, Rows
 from ...dpo_core.training.transfer import sent
 from .conditioning import Conditioning, ModelConditioning
+from .other_models import make_way
 from .prompt_cache import forget_prompts
 
 
@@ -69,6 +70,7 @@ class HostDenoiser:
         # As everywhere in the host: quantised layers that it moved outside of inference mode it
         # could not unload inside.
         with torch.inference_mode():
+            make_way(self._patcher, self._memory)
             comfy.model_management.load_models_gpu([self._patcher], memory_required=self._memory)
         self._replaced = len(self._patcher.backup)
 

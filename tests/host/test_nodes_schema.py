@@ -126,7 +126,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "learning_rate": ("FLOAT", 5e-5),
         "batch_size": ("INT", 1),
         "grad_accumulation_steps": ("INT", 4),
-        "execution_mode": ("COMBO", "sequential"),
+        "execution_mode": ("COMBO", "auto"),
         "shared_noise": ("BOOLEAN", True),
         "gradient_checkpointing": ("BOOLEAN", True),
         "seed": ("INT", 0),
@@ -208,7 +208,9 @@ OPTIONS = {
         "attention", "attention_mlp", "all_linear", "convolutions", "pattern",
     ],
     ("DPOValidation", "patience_mode"): ["either", "both"],
-    ("DPOTrainer", "execution_mode"): ["sequential", "policy_concurrent", "full_concurrent"],
+    ("DPOTrainer", "execution_mode"): [
+        "sequential", "policy_concurrent", "full_concurrent", "auto",
+    ],
 }
 OUTPUT_NODES = {"DPOExportPairFolder", "DPORankImages", "DPOSaveLoRA", "DPOTrainSteps"}
 

@@ -44,25 +44,39 @@ PLACES = {
 def at(place: str, number: int, action: Callable[[], object], last: int = 0) -> Iterator[list[int]]:
     """`action` is called before the `number`th call of a place, and those up to the `last`.
 
-    Yields a list that holds how often the place was called.
+    Yields a list that holds how often the place was called. Calls do not count that are made to
+    find out beforehand what a step will need.
     """
     module, name = PLACES[place]
     owner: Any = pack_module(module) if not module.startswith("torch") else _torch(module)
     *classes, name = name.split(".")
     owner = reduce(getattr, classes, owner)
     real = getattr(owner, name)
-    calls = [0]
+    calls, beforehand = [0], [False]
+    counting = pack_module("nodes.host.step_memory")
+    count = counting._count
+
+    def undisturbed(*args: Any) -> Any:
+        beforehand[0] = True
+        try:
+            return count(*args)
+        finally:
+            beforehand[0] = False
 
     def disturbed(*args: Any, **options: Any) -> Any:
+        if beforehand[0]:
+            return real(*args, **options)
         calls[0] += 1
         if number <= calls[0] <= max(number, last):
             action()
         return real(*args, **options)
 
     setattr(owner, name, disturbed)
+    counting._count = undisturbed
     try:
         yield calls
     finally:
+        counting._count = count
         setattr(owner, name, real)
 
 

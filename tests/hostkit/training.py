@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -147,6 +148,17 @@ def train_settings(**options: Any) -> Any:
     optimizer = pack_module("dpo_core.training.optimizer").OptimizerSettings(1e-3, warmup_steps=0)
     options = {"optimizer": optimizer, "grad_accumulation_steps": 2} | options
     return pack_module("dpo_core.run").TrainSettings(**options)
+
+
+def trainer_on(
+    patcher: ModelPatcher, pairs: Any, checkpointing: bool, rank: int, **how: Any
+) -> Any:
+    """A trainer as DPOTrainer makes it, with :func:`train_settings`."""
+    shape = pack_module("dpo_core.training.adapter").AdapterSettings(rank, float(rank))
+    return pack_module("nodes.host.trainer").build_trainer(
+        patcher, pairs, train_settings(**how), shape, checkpointing,
+        pack_module("nodes.host.lineage").Origin(), replace(pairs, pairs=()),
+    )
 
 
 def steps(run: Training, dataset: Any, count: int, **options: Any) -> Iterator[Any]:
