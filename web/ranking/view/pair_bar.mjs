@@ -74,5 +74,7 @@ function setSource(picture, image) {
   if (picture.getAttribute("src") !== url) {
     if (url) picture.src = url;
     else picture.removeAttribute("src");
+    // Its place stays; a picture that had an address before would be shown as broken.
+    picture.style.visibility = url ? "" : "hidden";
   }
 }
