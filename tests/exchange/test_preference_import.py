@@ -237,6 +237,7 @@ def test_a_limit_reads_the_first_rows_and_lays_down_only_their_images(tmp_path: 
     assert [one.prompt for one in reading.pairs] == list(map(str, range(21)))
     assert len(list((tmp_path / "images").iterdir())) == 22
     assert seen[0] == (8, 21) and seen[-1] == (21, 21)
+    assert len(read(tmp_path / "set", limit=20).pairs) == 20  # the whole first file, no more
     assert len(read(tmp_path / "set").pairs) == 40
 
 
