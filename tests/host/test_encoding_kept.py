@@ -19,7 +19,7 @@ import pytest
 import torch
 from hostkit.checkout import load_pack
 from hostkit.paging import CARD, dynamic_paging
-from hostkit.tiny_models import tiny_vae
+from hostkit.tiny_models import tiny_vae, tiny_video_vae
 from PIL import Image
 
 PACK = load_pack().__name__
@@ -336,6 +336,18 @@ def test_a_pixel_models_images_are_its_latents(bench: Bench, tmp_path: Path) -> 
             assert one.chosen.shape == (3, height, width)
         image = torch.from_numpy(pixels(0, SIZES[0])).float() / 255
         assert torch.allclose(found[0].chosen, image.movedim(-1, 0) * 2 - 1, atol=1e-6)
+
+
+def test_a_video_models_images_are_clips_of_one_frame(bench: Bench, tmp_path: Path) -> None:
+    for known in (False, True):
+        bench.restart(vae=tiny_video_vae())
+        found = bench.encode(*pairs(tmp_path, 2))
+        assert ("known" in bench.lines[1]) is known
+        for one, (width, height) in zip(found, SIZES, strict=True):
+            assert one.chosen.shape == (16, 1, height // 8, width // 8)
+    image = torch.from_numpy(pixels(0, SIZES[0])).float() / 255
+    with torch.inference_mode():
+        assert torch.equal(found[0].chosen, tiny_video_vae().encode(image[None])[0])
 
 
 # Several at once

@@ -333,6 +333,10 @@ def test_a_killed_server_goes_on_from_what_it_had_put_by_and_says_what_was_lost(
     prompt["steps"]["inputs"]["steps"] = step + 2
     result = comfy_server.queue(prompt)
     assert result.status == "success", result.error
+    # Nor is anything encoded again.
+    *_, prompts, pictures = "\n".join(comfy_server.texts("dataset")).splitlines()
+    assert re.fullmatch(r"encoded 0 of (\d+) prompts, \1 known already", prompts)
+    assert re.fullmatch(r"encoded 0 of (\d+) pictures, \1 known already", pictures)
     line = f"going on from step {step}, which is on disk"
     assert line in comfy_server.log() and line in result.outputs["steps"]["text"][0]
     if lost := rows - step:

@@ -28,6 +28,7 @@ import torch
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.wan.vae import WanVAE
 from comfy.model_patcher import ModelPatcher
 from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -206,6 +207,14 @@ def tiny_vae(channels: int, seed: int = 0) -> comfy.sd.VAE:
     """A TAESD as VAELoader makes it."""
     with torch.inference_mode():
         return comfy.sd.VAE(sd=_taesd(seed, channels))
+
+
+def tiny_video_vae(seed: int = 0) -> comfy.sd.VAE:
+    """Qwen-Image's and Wan's VAE, to which a batch of images is a clip."""
+    with torch.device("meta"):
+        module = WanVAE(8, 16, temperal_downsample=[False, True, True])
+    with torch.inference_mode():
+        return comfy.sd.VAE(sd=random_state_dict(module.state_dict(), seed))
 
 
 def _taesd(seed: int, channels: int) -> StateDict:

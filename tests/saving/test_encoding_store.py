@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,8 @@ def test_beyond_the_limit_the_longest_unused_goes_first(tmp_path: Path) -> None:
     kept(tmp_path, [0, 1, 2, 3])
     age(tmp_path, 1, 0, 3, 2)
     size = sum(one.stat().st_size for one in tmp_path.iterdir()) // 4
-    store = EncodingStore(tmp_path, limit=4 * size + size // 2)
-    assert store.get(KEYS[1]) is not None  # used: now the newest
-    store.put(KEYS[4], value(4))
+    assert EncodingStore(tmp_path).get(KEYS[1]) is not None  # used: now the newest
+    kept(tmp_path, [4], limit=4 * size + size // 2)
     assert found(tmp_path) == [1, 2, 3, 4]
 
 
@@ -185,7 +185,12 @@ def test_two_writers_that_are_killed_leave_only_whole_entries(tmp_path: Path) ->
             writer.kill()
             writer.join()
     assert found(tmp_path) == list(range(8))
-    for one in tmp_path.glob(".*"):  # of the one that was being written; swept an hour later
-        os.utime(one, (0, 0))
+
+
+def test_what_a_killed_writer_has_left_behind_is_swept_an_hour_later(tmp_path: Path) -> None:
+    for name, age_in_s in (("left", 3700), ("being written", 60)):
+        part = tmp_path / f".{name}.part"
+        part.write_text("half")
+        os.utime(part, (time.time() - age_in_s,) * 2)
     kept(tmp_path, [0])
-    assert len(list(tmp_path.iterdir())) == 8
+    assert {path.name for path in tmp_path.glob(".*")} == {".being written.part"}
