@@ -134,7 +134,7 @@ class Node:
         if not self._is_element and self.evaluate(f"{_WIDGET}.element !== undefined", widget):
             return str(self.dom_widget(widget).evaluate("e => e.closest('.dom-widget').title"))
         shown = self.page.locator(".p-tooltip" if self._is_element else ".node-tooltip")
-        self.page.mouse.move(2, 500)
+        self.page.mouse.move(2, 700)  # below the buttons of the sidebar
         shown.wait_for(state="hidden")
         if self._is_element:
             row = self.row(widget)
