@@ -47,8 +47,12 @@ class CurationTab:
         )
 
     def open(self) -> None:
+        """Show the tab, with the choice of a folder."""
         self._switch.click()
         self.body.wait_for()
+        # Of what was open before; there may be nothing to leave.
+        self.body.locator(".dpo-curation-head > .dpo-button").first.evaluate("one => one.click()")
+        self.body.get_by_label("Folder", exact=True).wait_for()
 
     def close(self) -> None:
         if self.page.locator(".dpo-curation-dialog").count():
