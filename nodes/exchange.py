@@ -55,11 +55,12 @@ class ImportPreferences(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "limit",
-                    default=1000,
+                    default=0,
                     min=0,
                     max=MAX_ROWS,
-                    tooltip="Of a dataset, so many rows at most are read, from the start; 0 reads "
-                    "all. Their images are kept in output/dpo/imports, for training needs them.",
+                    tooltip="Of a dataset, reads so many rows from the start; 0 reads all. Set it "
+                    "to try a large one: the images of all rows that are read are kept in "
+                    "output/dpo/imports, for training needs them.",
                 ),
                 io.Combo.Input(
                     "on_problem",

@@ -78,6 +78,9 @@ def import_preferences(
         raise PairError([PairProblem("There is no preference in it", where, fix)], _HEADING)
     unlabelled = sum(1 for one in found if one.record is None)
     report = _report(pairs, unlabelled, len(records) + len(ties), images, problems)
+    rows = sum(source.rows for source in sources)
+    if 0 < limit < rows:
+        report = f"only the first {limit} of {rows} rows (limit)\n{report}"
     return FolderReading(pairs, report, tuple(problems))
 
 

@@ -236,9 +236,11 @@ def test_a_limit_reads_the_first_rows_and_lays_down_only_their_images(tmp_path: 
     reading = read(tmp_path / "set", limit=21, progress=lambda *done: seen.append(done))
     assert [one.prompt for one in reading.pairs] == list(map(str, range(21)))
     assert len(list((tmp_path / "images").iterdir())) == 22
+    assert "only the first 21 of 40 rows (limit)" in reading.report
     assert seen[0] == (8, 21) and seen[-1] == (21, 21)
     assert len(read(tmp_path / "set", limit=20).pairs) == 20  # the whole first file, no more
-    assert len(read(tmp_path / "set").pairs) == 40
+    everything = read(tmp_path / "set")
+    assert len(everything.pairs) == 40 and "only the first" not in everything.report
 
 
 def test_what_progress_raises_ends_the_reading(tmp_path: Path) -> None:

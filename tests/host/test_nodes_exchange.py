@@ -25,7 +25,7 @@ def loaded(folder: str) -> Prompt:
 
 
 def imported(folder: str, **inputs: object) -> Prompt:
-    settings = {"layout": "auto", "limit": 1000, "on_problem": "error"} | inputs
+    settings = {"layout": "auto", "limit": 0, "on_problem": "error"} | inputs
     return {"in": node("DPOImportPreferences", folder=folder, **settings)}
 
 

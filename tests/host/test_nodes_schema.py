@@ -31,7 +31,7 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
     "DPOImportPreferences": {
         "folder": ("STRING", ""),
         "layout": ("COMBO", "auto"),
-        "limit": ("INT", 1000),
+        "limit": ("INT", 0),
         "on_problem": ("COMBO", "error"),
     },
     "DPORankImages": {
