@@ -24,6 +24,8 @@ FOLDER = ".dpo_review"
 JOURNAL = "journal.jsonl"
 VERSION = 1
 _LATER = "Something changed there since. Take back the later changes first, or look again."
+_LOCKS: dict[Path, threading.RLock] = {}
+"""By folder: of two changes at once each would take the other for one that was broken off."""
 
 Step = Sequence[str]
 """("move", from, to) or ("write", file, text); files relative to the folder."""
@@ -36,7 +38,7 @@ class FolderEdits:
         self._folder = folder
         self._place = folder / FOLDER
         self._journal = VoteLog(self._place / JOURNAL)
-        self._lock = threading.RLock()
+        self._lock = _LOCKS.setdefault(folder, threading.RLock())
 
     def edits(self) -> list[Edit]:
         """Those that count, the newest first."""
@@ -76,7 +78,7 @@ class FolderEdits:
 
     def recover(self) -> bool:
         """Finishes a change that was broken off; True if there was one. Raises OSError."""
-        if not self._journal.path.exists():
+        if self._leads_elsewhere() is not None or not self._journal.path.exists():
             return False
         found = False
         with self._lock:
@@ -97,8 +99,9 @@ class FolderEdits:
 
     def _begin(self, record: Mapping[str, Any], steps: list[Step]) -> None:
         with self._lock:
-            if self._place.is_symlink():
-                raise EditError(f"{FOLDER} in this folder is a link. Put a folder there instead.")
+            if link := self._leads_elsewhere():
+                what = f"{link.relative_to(self._folder)} in this folder is a link"
+                raise EditError(f"{what}. Put the file or folder itself there.")
             self.recover()
             if self.was_made(record["id"]):
                 return
@@ -129,10 +132,11 @@ class FolderEdits:
         path = self._inside(step[-1] if step[0] == "move" else step[1])
         path.parent.mkdir(parents=True, exist_ok=True)
         if step[0] == "write":
-            with whole_file(path) as file:
-                file.write(step[2].encode("utf-8", "replace") + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            if not os.path.lexists(path):  # else it was written, or is another program's
+                with whole_file(path) as file:
+                    file.write(step[2].encode("utf-8", "replace") + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
         else:
             source = self._inside(step[1])
             # Broken off between the renaming and its mark, it is there already. A file that
@@ -167,11 +171,18 @@ class FolderEdits:
             inside = path.parent.resolve().is_relative_to(self._folder)
         except (OSError, ValueError, RuntimeError):
             inside = False
-        if not inside or ".." in Path(name).parts:
+        if not inside or "\0" in name or ".." in Path(name).parts:
             raise EditError("A link leads out of the folder. Put the files themselves there.")
         return path
 
+    def _leads_elsewhere(self) -> Path | None:
+        """What of the journal is a link: it would be written to where that leads."""
+        names = (self._place, self._journal.path, self._journal.path.with_suffix(".lock"))
+        return next((path for path in names if path.is_symlink()), None)
+
     def _records(self) -> list[Mapping[str, Any]]:
+        if self._leads_elsewhere() is not None:
+            return []
         return [one for one in self._journal.read().records if one.get("v") == VERSION]
 
     def _begun(self) -> list[Mapping[str, Any]]:
@@ -182,6 +193,7 @@ def _is_sound(record: Mapping[str, Any]) -> bool:
     steps = record.get("steps")
     return (
         all(isinstance(record.get(name), str) for name in ("kind", "place", "what"))
+        and type(record.get("at", 0)) is int
         and isinstance(steps, list)
         and all(
             isinstance(step, list) and len(step) == 3 and all(isinstance(one, str) for one in step)

@@ -88,7 +88,9 @@ class FolderReview:
         """
         with self._lock:
             matched = self._read()[2].get(pair.place)
-            if matched is None:
+            if matched is None or not all(
+                map(self._is_unchanged, (matched.chosen, matched.rejected))
+            ):
                 raise EditError("This pair has changed since. Look again.")
             if kind == "remove":
                 names = [matched.chosen.name, matched.rejected.name]
@@ -191,6 +193,14 @@ class FolderReview:
         steps: list[Step] = [("move", one, self._edits.kept(edit_id, one)) for one in names]
         written = names or [str(PurePosixPath(matched.chosen.name).with_suffix(CAPTION_SUFFIX))]
         return steps + [("write", one, tidy_prompt(prompt)) for one in written]
+
+    def _is_unchanged(self, image: FoundImage) -> bool:
+        """Another page, or another program, may have changed the folder a moment ago."""
+        try:
+            status = (self._curation.folder / image.name).stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (image.bytes, image.mtime_ns)
 
     def _captions(self, name: str) -> list[str]:
         """The caption files beside an image, however their endings are spelt."""

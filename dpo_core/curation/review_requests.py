@@ -26,7 +26,7 @@ from ..request import Answer, RequestRefused, query_number
 from .curation import Curation, CurationStore
 from .diary import RECORD_ID
 from .edit import Edit, EditError
-from .folder_review import FolderReview, Orphan
+from .folder_review import RESCAN_SECONDS, FolderReview, Orphan
 from .inconsistency import Choice
 from .opening import read_image
 from .review import (
@@ -162,6 +162,7 @@ class ReviewRequests:
         curation, review = self._folder(scan, query)
         show, orphans = self._folder_image(curation), review.orphans()
         return {
+            "state": curation.scan.status().state,
             "orphans": [
                 {
                     "side": one.side,
@@ -227,7 +228,11 @@ class ReviewRequests:
                 curation = self._curation(known.id)
             except RequestRefused:
                 continue  # it may no longer be read
-            for image, stored in _sources(curation, session.name):
+            sources = [one for one in _sources(curation, session.name) if one[1] in gone]
+            if sources and curation.scan.status().state == "new":  # not read since a restart
+                curation.scan.start()
+                curation.scan.wait(RESCAN_SECONDS)
+            for image, stored in sources:
                 found = curation.scan.image(image)
                 if stored not in gone or found is None:
                     continue
@@ -263,6 +268,8 @@ class ReviewRequests:
         curation = self._curation(scan)
         if changing and not self._changes(curation):
             raise RequestRefused(409, "The files of this folder belong to this pack: leave them.")
+        if changing and curation.scan.status().is_running:
+            raise RequestRefused(409, "The folder is still being read. Wait until that is done.")
         texts = {side: query.get(f"{side}_pattern", f"{side}/{{}}") for side in _SIDES}
         key = scan, texts["chosen"], texts["rejected"]
         if key not in self._folders:

@@ -73,7 +73,7 @@ class SessionReview:
             if vote.get("by") == REVIEW and isinstance(vote.get("edit"), str):
                 kind = {"remove": "remove", "prompt": "prompt"}.get(vote["kind"], "flip")
                 what = vote["prompt"] if kind == "prompt" else ""
-                edit = Edit(vote["edit"], kind, vote["set"], what, vote.get("at", 0))
+                edit = Edit(vote["edit"], kind, vote["set"], what, _at(vote))
                 found.setdefault(edit.id, edit)
         return sorted(found.values(), key=lambda edit: -edit.at)
 
@@ -139,7 +139,7 @@ def _pairs(state: SessionState, rules: PairRules) -> Iterator[ReviewedPair]:
     judged = SessionJudgement(state)
     for set_id in judged.voted:
         candidates = state.sets[set_id]
-        at = max(vote.get("at", 0) for vote in state.votes_on(set_id))
+        at = max(_at(vote) for vote in state.votes_on(set_id))
         images = {
             image.id: ReviewedImage(image.id, image.id, "", image.width, image.height)
             for image in candidates.images
@@ -157,6 +157,12 @@ def _pairs(state: SessionState, rules: PairRules) -> Iterator[ReviewedPair]:
                 None,
                 at,
             )
+
+
+def _at(vote: Vote) -> int:
+    """When it was made, Unix time in ms; 0 where a script has put something else there."""
+    at = vote.get("at", 0)
+    return int(at) if type(at) in (int, float) and 0 <= at < 2**53 else 0
 
 
 def _missing(pair: ReviewedPair) -> ReviewedPair:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,87 @@ def test_a_journal_from_a_stranger_touches_nothing_outside(desk: Desk, tmp_path:
     desk.look()
     assert len(desk.pairs()) == 1 and outside.read_text() == "mine"
     assert not (desk.folder / "a.txt").exists() and len(desk.content()) == 2
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.lock"])
+def test_a_journal_that_is_a_link_is_neither_followed_nor_written_to(
+    name: str, desk: Desk, tmp_path: Path
+) -> None:
+    desk.pair("1", "a cat", 1)
+    before, outside = desk.content(), tmp_path / "outside"
+    begun = {"v": 1, "id": "x", "kind": "drop", "place": "", "what": "", "step": "begun",
+             "steps": [["move", "chosen/1.png", "1.png"]]}  # fmt: skip
+    outside.write_text(json.dumps(begun) + "\n")
+    text = outside.read_text()
+    (desk.folder / ".dpo_review").mkdir()
+    (desk.folder / ".dpo_review" / name).symlink_to(outside)
+    desk.look()
+    (pair,) = desk.pairs()
+    assert "is a link" in str(refused(desk.edit, "e1", "remove", pair=pair["pair"]))
+    assert desk.content() == before and outside.read_text() == text
+
+
+def test_a_journal_writes_over_no_file(desk: Desk) -> None:
+    desk.pair("1", "a cat", 1)
+    (desk.folder / "chosen" / "1.txt").write_text("mine")
+    (desk.folder / ".dpo_review").mkdir()
+    begun = {"v": 1, "id": "x", "kind": "prompt", "place": "", "what": "", "step": "begun",
+             "steps": [["write", "chosen/1.txt", "theirs"], ["write", "a\0b", "x"]]}  # fmt: skip
+    odd = {**begun, "id": "y", "at": "yesterday"}
+    lines = "".join(json.dumps(one) + "\n" for one in (begun, odd))
+    (desk.folder / ".dpo_review" / "journal.jsonl").write_text(lines)
+    desk.look()
+    assert desk.pairs()[0]["prompt"] == "mine"
+    assert [one["id"] for one in desk.ask.folder_edits("scan", {})["edits"]] == ["x"]
+
+
+def test_a_change_is_finished_once_whoever_looks_at_the_folder_meanwhile(desk: Desk) -> None:
+    desk.pair("1", "a cat", 1)
+    before, done = desk.content(), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            FolderEdits(desk.folder).recover()
+
+    others = [threading.Thread(target=look) for _ in range(3)]
+    for one in others:
+        one.start()
+    edits = FolderEdits(desk.folder)
+    try:
+        for n in range(15):
+            ours, theirs, aside = "chosen/1.png", "rejected/1.png", edits.kept(f"f{n}", "1.png")
+            steps = [("move", ours, aside), ("move", theirs, ours), ("move", aside, theirs)]
+            edits.make(f"f{n}", "flip", "1", "", steps)
+            now = (desk.folder / ours).read_bytes()
+            assert now == before["chosen/1.png" if n % 2 else "rejected/1.png"], n
+    finally:
+        done.set()
+        for one in others:
+            one.join()
+
+
+def test_what_another_page_has_turned_round_is_not_turned_back(desk: Desk) -> None:
+    desk.pair("1", "a cat", 1)
+    desk.look()
+    (pair,) = desk.pairs()
+    other = Desk(desk.root)  # of another user: it has read the folder by itself
+    before = desk.content()
+    desk.edit("e1", "flip", pair=pair["pair"])
+    asked = {"pair": pair["pair"], "chosen": pair["chosen"]["id"]}
+    assert refused(other.edit, "e2", "flip", **asked).status == 409
+    assert desk.content()["chosen/1.png"] == before["rejected/1.png"]
+
+
+def test_nothing_is_changed_while_the_folder_is_still_being_read(desk: Desk) -> None:
+    desk.pair("1", "a cat", 1)
+    desk.look()
+    (pair,) = desk.pairs()
+    for number in range(40):
+        write_generation(desk.folder / f"{number}.png", "other", number)
+    desk.curation.scan.start()
+    assert "still being read" in str(refused(desk.edit, "e1", "remove", pair=pair["pair"]))
+    desk.curation.scan.wait(30)
+    assert desk.edit("e1", "remove", pair=pair["pair"])["total"] == 1
 
 
 def test_a_change_that_is_broken_off_is_finished_when_the_folder_is_looked_at_again(

@@ -214,11 +214,27 @@ def test_an_image_that_is_gone_is_mended_from_the_folder_it_came_from(desk: Desk
     told = desk.ask.edit_session("s", {"id": "m1", "kind": "mend"}, {})
     assert sorted(told["mended"]) == sorted(images[:2]) and told["total"] == 0
     assert paths[0].read_bytes() == before
+    paths[0].unlink()
+    desk.again()  # nobody has looked at the folder since the restart
+    told = desk.ask.edit_session("s", {"id": "m1b", "kind": "mend"}, {})
+    assert (told["mended"], told["total"]) == ([images[0]], 0)
+    desk.folders.start({"scan": scan})
+    desk.folders.curation(scan).scan.wait(30)
     for path in folder.iterdir():
         path.unlink()
     paths[0].unlink()
     told = desk.ask.edit_session("s", {"id": "m2", "kind": "mend"}, {})
     assert told == {"mended": [], "missing": [images[0]], "total": 1}
+
+
+def test_a_vote_with_a_strange_time_keeps_nothing_from_being_reviewed(desk: Desk) -> None:
+    made = desk.set("a cat", 2, 0)
+    ids = [image.id for image in made.images]
+    for n, at in enumerate(("yesterday", None, [1], float(2**40), 10**400)):
+        desk.vote(made, "best_worst", best=ids[0], worst=ids[1], at=at, id=f"b{n}")
+        desk.vote(made, "prompt", prompt="x", by="review", edit="e", at=at, id=f"p{n}")
+    assert [pair["at"] for pair in desk.pairs()] == [2**40]
+    assert [one["id"] for one in desk.ask.session_edits("s", {})["edits"]] == ["e"]
 
 
 def test_choices_that_contradict_each_other_are_told(desk: Desk) -> None:
