@@ -174,11 +174,13 @@ def counts(groups: Iterable[GroupProgress]) -> Mapping[str, int]:
 
 
 def _state(parts: Sequence[Part], set_aside: str) -> str:
+    states = {part.state for part in parts}
+    if "done" in states and states <= {"done", "single"}:
+        return "done"  # also of a group that was skipped, and then ranked after all
     if set_aside == "skipped":
         return "skipped"
-    states = {part.state for part in parts}
     if states <= {"single"}:
         return "single"
-    if set_aside == "finished" or states <= {"done", "single"}:
+    if set_aside == "finished":
         return "done"
     return "begun" if states & {"begun", "done"} else "todo"

@@ -78,8 +78,9 @@ class _Numbers:
         for name in _IMAGE_FIELDS:
             if name in named:
                 named[name] = self._id(named[name])
-        if isinstance(among := named.get("among"), list):
-            named["among"] = [self._id(image) for image in among]
+        for name in ("among", "images"):
+            if isinstance(images := named.get(name), list):
+                named[name] = [self._id(image) for image in images]
         if isinstance(order := named.get("order"), list):
             named["order"] = [
                 [self._id(image) for image in tied] if isinstance(tied, list) else tied

@@ -228,7 +228,7 @@ def make_preferences(
         maker = _RecordMaker(judged, found, source, set(missing))
         pairs += maker.pairs(rules)
         labelled += maker.labelled()
-        groups += maker.groups()
+        groups += maker.groups(rules)
         ties += maker.ties()
     # Pairs of one batch at a time are another collection than those of the whole session.
     lineage = state.name if set_ids is None else f"{state.name}, one batch"
@@ -299,11 +299,20 @@ class _RecordMaker:
             if image.id in self._labels and image.id not in self._missing
         ]
 
-    def groups(self) -> list[RankedGroup]:
+    def groups(self, rules: PairRules) -> list[RankedGroup]:
+        """Without the images that are only in removed pairs: a group would still set them against
+        each other. A label is said of one image and stays.
+        """
+        removed = self._judged.judgement(self._set.id).removed
+        gone = self._missing.union(*removed)
+        if removed:
+            kept = self._judged.chosen_pairs(self._set.id, rules)
+            gone -= {image for pair in kept for image in (pair.chosen, pair.rejected)}
+            gone |= self._missing
         ranked = [
             one
             for one in self._judged.standings(self._set.id)
-            if one.compared and one.image not in self._missing
+            if one.compared and one.image not in gone
         ]
         if len(ranked) < 2 or ranked[0].rating == ranked[-1].rating:
             return []  # all tied: nothing was preferred to anything

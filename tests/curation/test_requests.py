@@ -228,6 +228,16 @@ def test_a_skip_and_a_finish_are_taken_back(desk: Desk) -> None:
     assert refused(desk.ask.undo, scan, {"id": "none", "undo_id": "three"}).status == 400
 
 
+def test_a_skipped_group_that_is_ranked_after_all_is_ranked(desk: Desk) -> None:
+    desk.write("a", 2)
+    (group,) = desk.groups(scan := desk.scanned())
+    desk.ask.set_aside(scan, group["group"], "skipped", {"session": "taste", "id": "one"})
+    shown = desk.open(scan, group["group"])
+    assert desk.groups(scan)[0]["state"] == "skipped"
+    desk.pick(shown)
+    assert desk.groups(scan)[0]["state"] == "done"
+
+
 def test_images_without_a_prompt_can_be_given_one(desk: Desk) -> None:
     desk.write(None, 4)
     desk.write("a cat", 2, first=10)

@@ -85,6 +85,12 @@ def test_everything_wrong_with_any_of_them_is_told_at_once(tmp_path: Path) -> No
     assert len(given_votes({"votes": votes}, made.id, ids, session.problems)) == 2
 
 
+def test_the_two_images_of_a_removed_pair_may_be_numbers() -> None:
+    votes = [{"kind": "remove", "images": [1, 0]}]
+    (given,) = given_votes({"votes": votes}, "here", IDS)
+    assert given["images"] == [IDS[1], IDS[0]]
+
+
 def test_a_long_list_of_problems_is_cut() -> None:
     votes = [{"best": 7}] * 30
     with pytest.raises(VoteError) as refused:

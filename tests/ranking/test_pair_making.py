@@ -229,6 +229,32 @@ def test_a_removed_pair_is_left_out_and_no_other_takes_its_place(tmp_path: Path)
     assert table.pairs() == [(0, 3)]
 
 
+def test_images_that_are_only_in_removed_pairs_leave_the_ranked_group(tmp_path: Path) -> None:
+    table = Table(tmp_path, 5)
+    table.rank([0], [1], [2], [3], [4])
+
+    def group(**rules: Any) -> list[list[int]]:
+        groups = make_preferences(table.session.state(), PairRules(**rules)).records.groups
+        return [[table.ids.index(one.digest) for one in made.pictures] for made in groups]
+
+    removed = table.vote("remove", images=[table.ids[4], table.ids[0]])
+    assert group() == [[1, 2, 3]]
+    # Of more pairs, 0 over 3 is one that was not removed.
+    assert group(pairs_per_group=2, reuse_images=True) == [[0, 1, 2, 3]]
+    table.vote("undo", strikes=[removed])
+    assert group() == [[0, 1, 2, 3, 4]]
+
+
+def test_no_ranked_group_is_left_of_two_images_that_shall_make_no_pair(tmp_path: Path) -> None:
+    table = Table(tmp_path, 2)
+    table.thumbs(i0="good", i1="bad")
+    table.compare(0, 1)
+    table.vote("remove", images=table.ids)
+    records = make_preferences(table.session.state()).records
+    assert (records.pairs, records.groups) == ((), ())
+    assert len(records.labelled) == 2, "said of each image by itself"
+
+
 def test_a_named_a_labelled_and_a_tied_pair_can_be_removed(tmp_path: Path) -> None:
     table = Table(tmp_path, 6)
     table.best_worst(0, 1, among=table.ids[:2])
