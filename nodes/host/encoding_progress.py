@@ -54,7 +54,8 @@ class EncodingProgress:
     def end(self) -> None:
         """Says what was done, on the node and in the console."""
         self._end_part()
-        self._bar.update_absolute(self._bar.total)
+        if self._bar.total:
+            self._bar.update_absolute(self._bar.total)
         self._show([*self._finished, *self._notes], log=True)
 
     def _end_part(self) -> None:

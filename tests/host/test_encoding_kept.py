@@ -266,7 +266,6 @@ BAD_PROMPTS = (
     [torch.zeros(1, 77, 768)],
     [torch.full((1, 77, 768), float("inf")), {}],
     [torch.zeros(2, 77, 768), {}],
-    torch.zeros(4, 8, 8),
 )
 
 
