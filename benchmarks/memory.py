@@ -3,10 +3,10 @@
     COMFYUI_PATH=... python benchmarks/memory.py [--full-size] [--size 24] [--families ...]
 
 An ordinary LoRA step is one forward and backward pass of one image through the same model, with
-the same adapter, the same frozen layers and the same checkpointing. Bytes are those of tensors
-made in the step and alive at its peak, on a CPU in fp32: they depend on no allocator, no machine
-and no chance. The models are the small ones of the tests, with images large enough that
-activations outweigh everything else.
+the same adapter, the same frozen layers and the same checkpointing. Bytes are those of tensors made
+in the step and alive at its peak: they depend on no allocator, no machine and no chance. Ratios and
+sizes are of models in their real width (with --full-size, and depth), in bf16, as shapes alone.
+Estimates are held against two real steps of the small models of the tests, on a CPU in fp32.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main() -> None:
     if found is None:
         sys.exit(checkout.missing_reason())
     checkout.enter_checkout(found)
+    from hostkit.full_size import MODELS
+
     name = checkout.load_pack().__name__
 
     def pack(module: str) -> Any:
@@ -49,13 +51,12 @@ def main() -> None:
     if options.full_size:
         full_size(pack)
         return
-    print("A step's peak over that of an ordinary LoRA step\n")
+    print("A step's peak over that of an ordinary LoRA step, in the models' real width\n")
     columns = ["sequential", "cached", "safeguard", "nft_pair", "policy_c.", "full_c."]
     print(f"{'':12} {'checkpointing':14}" + "".join(f"{one:>12}" for one in columns))
-    for kind in options.families:
-        size = min(options.size, SIZES.get(kind, options.size))
+    for kind in MODELS:
         for checkpointing in (True, False):
-            ratios = step_ratios(kind, size, checkpointing, pack)
+            ratios = step_ratios(kind, checkpointing, pack)
             shown = "".join(f"{ratio:12.3f}" for ratio in ratios)
             print(f"{kind:12} {'yes' if checkpointing else 'no':14}{shown}", flush=True)
     print("\nWhat was estimated beforehand over what two steps then took at the most, LoRA,")
@@ -106,53 +107,41 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
-def peak(action: Callable[[], object], pack: Callable[[str], Any]) -> int:
-    action()
-    with pack("dpo_core.training.live_bytes").LiveBytes() as memory:
-        action()
-    return int(memory.peak)
-
-
-def step_ratios(
-    kind: str, size: int, checkpointing: bool, pack: Callable[[str], Any]
-) -> list[float]:
+def step_ratios(kind: str, checkpointing: bool, pack: Callable[[str], Any]) -> list[float]:
     """Of sequential plain, with its reference cached, with a safeguard, as NFT; of the others."""
-    from hostkit.tiny_models import tiny_patcher
-    from hostkit.training import random_pairs, training
+    from hostkit.full_size import full_size_pairs, full_size_patcher, shape_training
 
     passes, noise = pack("dpo_core.training.four_passes"), pack("dpo_core.training.noise")
     objective = pack("dpo_core.training.objectives").Objective
     batches, plan = pack("dpo_core.training.batch"), pack("dpo_core.training.plan")
     cache = pack("dpo_core.training.reference_cache").ReferenceCache(1e-4)
-    with training(tiny_patcher(kind), rank=4, checkpointing=checkpointing) as run:
-        run.denoiser.load()
-        pairs = random_pairs(kind, 1, size=size).pairs
+    memory = pack("nodes.host.step_memory")
+    with shape_training(full_size_patcher(kind, shallow=True), checkpointing) as run:
         batch = batches.gather(
-            pairs, plan.MicroBatch((0,), 0), run.denoiser, noise.NoiseSettings(), 0, True
+            full_size_pairs(kind).pairs, plan.MicroBatch((0,), 0), run.denoiser,
+            noise.NoiseSettings(), 0, True,
         )
-        for parameter in run.adapter.parameters().values():
-            parameter.grad = torch.zeros_like(parameter)
+        cache.learn(batch, torch.ones(2, 1))
 
-        def ordinary() -> None:
-            run.denoiser.predict(batch.images[0]).residual.square().mean().backward()
+        def peak(action: Callable[[], object]) -> int:
+            with memory._Memory() as counted, run.adapter.micro_batch(0, 1, 0):
+                action()
+            return int(counted.peak)
 
-        def step(mode: str, known: Any = None, **how: Any) -> Callable[[], None]:
-            def act() -> None:
-                with run.adapter.micro_batch(0, 1, 0):
-                    schedule = passes.SCHEDULES[mode]
-                    schedule(
-                        run.denoiser, run.adapter, batch, objective(**how), 1.0, cache=known
-                    )
+        def step(mode: str, known: Any = None, **how: Any) -> int:
+            schedule, given = passes.SCHEDULES[mode], objective(**how)
+            return peak(
+                lambda: schedule(run.denoiser, run.adapter, batch, given, 1.0, cache=known)
+            )
 
-            return act
-
-        steps = [
+        rows = batch.images[0]
+        base = peak(lambda: run.denoiser.predict(rows).residual.square().mean().backward())
+        taken = [
             step("sequential"), step("sequential", cache), step("sequential", safeguard=0.5),
             step("sequential", loss="nft_pair"), step("policy_concurrent"),
             step("full_concurrent"),
         ]
-        base = peak(ordinary, pack)
-        return [peak(one, pack) / base for one in steps]
+        return [one / base for one in taken]
 
 
 def estimate(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from hostkit.full_size import full_size_pairs, full_size_patcher
+from hostkit.full_size import full_size_pairs, full_size_patcher, shape_training
 from hostkit.load_states import load_state
 from hostkit.tiny_models import tiny_patcher
 from hostkit.training import (
@@ -73,34 +72,6 @@ def step(run: Training, batch: Any, mode: str, cache: Any = None, **objective: A
         )
 
 
-def with_gradients(run: Training) -> None:
-    """There from the start, as in every micro-batch but a step's first."""
-    for parameter in run.adapter.parameters().values():
-        parameter.grad = torch.zeros_like(parameter)
-
-
-@contextmanager
-def shapes(kind: str, checkpointing: bool) -> Iterator[Training]:
-    """A model in its real width, few blocks deep, without numbers; every pass of a step is made."""
-    model_shapes, denoise = (
-        pack_module(f"nodes.host.{name}") for name in ("model_shapes", "denoiser")
-    )
-
-    class Denoiser(denoise.HostDenoiser):  # type: ignore[misc,name-defined]
-        def load(self, make_room: bool = False) -> None:
-            """There is nothing to load."""
-
-    shape = pack_module("dpo_core.training.adapter").AdapterSettings(16, 16.0)
-    with torch.inference_mode(False):
-        trained = pack_module("nodes.host.injection").TrainedModel(
-            model_shapes.ModelShapes(wide(kind)), shape, 0, None, checkpointing
-        )
-    with pack_module("nodes.host.session").training_session(trained):
-        run = Training(trained, Denoiser(trained.patcher))
-        with_gradients(run)
-        yield run
-
-
 def shape_peak(action: Callable[[], object]) -> int:
     return peak(action, pack_module("nodes.host.step_memory")._Memory)
 
@@ -114,7 +85,7 @@ def ordinary(run: Training, batch: Any) -> int:
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("kind", FULL_SIZE)
 def test_score_first_peaks_where_one_ordinary_step_does(kind: str, checkpointing: bool) -> None:
-    with shapes(kind, checkpointing) as run:
+    with shape_training(wide(kind), checkpointing) as run:
         batch = batch_of(run.denoiser, full_size_pairs(kind))
         most = MOST * ordinary(run, batch)
         assert shape_peak(lambda: step(run, batch, "sequential")) <= most
@@ -123,7 +94,7 @@ def test_score_first_peaks_where_one_ordinary_step_does(kind: str, checkpointing
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_no_objective_and_no_cache_of_the_reference_changes_that(checkpointing: bool) -> None:
     cache = pack_module("dpo_core.training.reference_cache").ReferenceCache(1e-4)
-    with shapes("flux", checkpointing) as run:
+    with shape_training(wide("flux"), checkpointing) as run:
         batch = batch_of(run.denoiser, full_size_pairs("flux"))
         one = ordinary(run, batch)
         assert shape_peak(lambda: step(run, batch, "sequential", safeguard=0.5)) <= MOST * one

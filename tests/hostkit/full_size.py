@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from hostkit.training import pack_module
+from hostkit.training import Training, pack_module
 
 
 @dataclass(frozen=True)
@@ -163,3 +164,23 @@ def full_size_pairs(kind: str, count: int = 1) -> Any:
     prompt = [torch.zeros(1, *model.prompt), extra]
     pairs = [dataset.EncodedPair(latent, latent, prompt, key=f"pair {i}") for i in range(count)]
     return dataset.EncodedPairs(tuple(pairs))
+
+
+@contextmanager
+def shape_training(patcher: ModelPatcher, checkpointing: bool) -> Iterator[Training]:
+    """A training session on its shapes; gradients are there, as after a step's first batch."""
+    host = {name: pack_module(f"nodes.host.{name}") for name in ("denoiser", "model_shapes")}
+
+    class Denoiser(host["denoiser"].HostDenoiser):  # type: ignore[misc,name-defined]
+        def load(self, make_room: bool = False) -> None:
+            """There is nothing to load."""
+
+    shape = pack_module("dpo_core.training.adapter").AdapterSettings(16, 16.0)
+    with torch.inference_mode(False):
+        trained = pack_module("nodes.host.injection").TrainedModel(
+            host["model_shapes"].ModelShapes(patcher), shape, 0, None, checkpointing
+        )
+    with pack_module("nodes.host.session").training_session(trained):
+        for parameter in trained.adapter.parameters().values():
+            parameter.grad = torch.zeros_like(parameter)
+        yield Training(trained, Denoiser(trained.patcher))
