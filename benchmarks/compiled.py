@@ -23,8 +23,8 @@ def tables(rounds: int = 8) -> list[Table]:
         try:
             _measure(table, kind, size, rounds)
         except RuntimeError as error:
+            print(error)
             table.add(kind, "compiled", "fails", "", "")
-            table.note(f"{kind}: {str(error).split(';')[0].split(': [')[0]}.")
     return [table]
 
 

@@ -60,6 +60,9 @@ class FarTensor(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def as_subclass(self, cls: Any) -> FarTensor:
+        return self  # there is no plain tensor to be had of it
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
