@@ -93,7 +93,14 @@ def test_a_folder_is_ranked_group_by_group_and_gone_on_with_after_f5(
     tab.button("Use this prompt for the group").click()
     expect(tab.prompt).to_have_text("dunes")
     tab.button("Next group").click()
-    expect(tab.body.get_by_text("still being")).to_have_count(0)
+    expect(tab.body.get_by_text("1 group left to rank: Next opens it.")).to_be_visible()
+
+    # With no group open, the one that is chosen is what opens, not the next.
+    tab.button("Groups").click()
+    tab.body.get_by_label("Show groups that are").select_option("done")
+    tab.body.get_by_role("list", name="Groups").get_by_role("button", name=second).click()
+    expect(tab.prompt).to_have_text(second)
+    expect(tab.body.get_by_text("This group counts as ranked.")).to_be_visible()
     assert front_end.page.evaluate("() => window.hurt") is None
     assert front_end.errors == []
 
@@ -192,8 +199,12 @@ def test_pairs_of_a_session_are_reviewed_changed_and_taken_back(
     field.fill("dunes at night")
     pairs.get_by_role("button", name="Save the prompt").click()
     expect(pairs.filter(has_text="dunes at night")).to_have_count(1)
+    pairs.filter(has_text="dunes").get_by_role("button", name="Change the prompt").click()
+    field.fill("dunes, half wri")
     pairs.filter(has_text="a lake").get_by_role("button", name="Remove this pair").click()
     expect(pairs).to_have_count(2)
+    expect(field).to_have_value("dunes, half wri")
+    pairs.get_by_role("button", name="Leave the prompt as it is").click()
     tab.body.get_by_text("Changes", exact=True).click()
     front_end.screenshot("review_changed")
     stored = [json.loads(line) for line in (session.folder / "votes.jsonl").open()]

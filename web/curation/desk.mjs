@@ -34,6 +34,8 @@ const QUEUE = 12;
 /** Seconds between looks at a scan that runs, and until the next group after one is done. */
 const LOOK = 1.2;
 const TURN = 0.6;
+/** Ends what the person no longer waits for. */
+const OVERTAKEN = Symbol("overtaken");
 
 export class Desk {
   /**
@@ -57,8 +59,14 @@ export class Desk {
     this.aside = null;
     this.problem = "";
     this.note = "";
-    this.busy = false;
-    this._asked = 0;
+    this._asked = this._askedGroup = 0;
+    this._working = 0;
+    this._turn = 0;
+    this._unread = null;
+  }
+
+  get busy() {
+    return this._working > 0;
   }
 
   get isScanning() {
@@ -99,8 +107,8 @@ export class Desk {
 
   /** @param {{folder?: string, scan?: string}} which a folder as typed, or one scanned before */
   async look(which) {
-    await this._doing(async () => {
-      const { status, body } = await this.port.post("/dpo/curation/scans", which);
+    const looked = await this._doing(async () => {
+      const { status, body } = await this._current(this.port.post("/dpo/curation/scans", which));
       if (status !== 200) {
         this.problem = told(body);
         return;
@@ -108,15 +116,17 @@ export class Desk {
       this._forget();
       this.scan = body;
       this.set({ folder: body.folder });
-      await this.refresh();
+      await this._current(this.refresh());
       this._follow();
     });
-    if (this.scan && !this.group) await this.next("begun");
+    if (looked && this.scan && !this.group) await this.next("begun");
   }
 
   async stop() {
-    await this._doing(async () => {
+    const { scan } = this.scan;
+    await this._at(async () => {
       const { status, body } = await this.port.post(`${this._path}/stop`, {});
+      if (this.scan?.scan !== scan) return;
       if (status === 200) this.scan = body;
       else this.problem = told(body);
     });
@@ -124,7 +134,7 @@ export class Desk {
 
   /** Back to the choice of a folder; what was saved is saved. */
   leave() {
-    this._cancel?.();
+    this._turn += 1;
     this._forget();
     this.port.show(null);
     this.onChange();
@@ -135,6 +145,7 @@ export class Desk {
     this._cancel?.();
     this._cancelTurn?.();
     this._asked += 1;
+    this._askedGroup += 1;
     this.scan = this.counts = this.group = this.aside = null;
     this.queue = [];
     this.visited = [];
@@ -151,19 +162,37 @@ export class Desk {
     });
   }
 
-  /** What is next, and how far the folder and the session are. */
+  /**
+   * What is next, and how far the folder and the session are.
+   * @returns the groups that are next, null if that could not be read
+   */
   async refresh(state = "todo") {
-    if (!this.scan) return;
+    if (!this.scan) return null;
     const asked = (this._asked += 1);
     const { status, body } = await this.port.get(this._groups(state, QUEUE, 0));
-    if (asked !== this._asked) return;
-    if (status !== 200) {
-      this.problem = told(body);
+    const groups = status === 200 ? body.groups : null;
+    if (asked !== this._asked) return groups;
+    if (!groups) {
+      this._unread = this.problem = told(body);
     } else {
+      if (this.problem === this._unread) this.problem = "";
+      this._unread = null;
       this.scan = body.scan;
       this.counts = body.counts;
-      this.queue = body.groups;
+      this.queue = groups;
+      if (this.scan.state === "new") this._readOn(this.scan.scan);
     }
+    this.onChange();
+    return groups;
+  }
+
+  /** ComfyUI was started anew meanwhile: nobody reads the folder any more. */
+  async _readOn(scan) {
+    const { status, body } = await this.port.post("/dpo/curation/scans", { scan });
+    if (this.scan?.scan !== scan) return;
+    if (status === 200) this.scan = body;
+    else this.problem = told(body);
+    this._follow();
     this.onChange();
   }
 
@@ -187,9 +216,10 @@ export class Desk {
     const last = this.group?.group;
     await this._doing(async () => {
       for (const state of first === "begun" ? ["begun", "todo"] : ["todo", "begun"]) {
-        await this.refresh(state);
-        const found = this.queue.find((one) => one.group !== last && one.prompt !== null);
-        const unnamed = this.queue.find((one) => one.group !== last);
+        const queue = await this._current(this.refresh(state));
+        if (!queue) return;
+        const found = queue.find((one) => one.group !== last && one.prompt !== null);
+        const unnamed = queue.find((one) => one.group !== last);
         if (found ?? unnamed) {
           await this._open((found ?? unnamed).group);
           return;
@@ -213,17 +243,21 @@ export class Desk {
   }
 
   async _open(group, part, remember = true) {
-    this._cancelTurn?.();
     const before = this.group && { group: this.group.group, part: this.part };
     const path = this._pathOf(group);
-    const summary = await this.port.get(`${path}?${new URLSearchParams(this._session)}`);
+    const summary = await this._current(
+      this.port.get(`${path}?${new URLSearchParams(this._session)}`),
+    );
     if (summary.status !== 200) {
       this.problem = told(summary.body);
       return;
     }
     if (remember && before && before.group !== group) this.visited = [...this.visited, before];
+    this._askedGroup += 1;
     this.group = summary.body;
     this.note = "";
+    const { set_aside: id, finished_early: early } = summary.body;
+    if (id) this.aside = { id, kind: early ? "finish" : "skip", group, part: 0 };
     if (summary.body.prompt === null) {
       this.port.show(null); // it wants a prompt first
       return;
@@ -233,7 +267,7 @@ export class Desk {
     // Of what is all ranked the first part, to look at it.
     const at = part ?? (summary.body.next_part === null ? 0 : undefined);
     const body = at === undefined ? this._session : { ...this._session, part: at };
-    const opened = await this.port.post(`${path}/open?${query}`, body);
+    const opened = await this._current(this.port.post(`${path}/open?${query}`, body));
     if (opened.status !== 200) {
       this.problem = told(opened.body);
       this.port.show(null);
@@ -249,6 +283,7 @@ export class Desk {
   async saved() {
     const { group, part } = this;
     if (!group) return;
+    this.aside = null; // the person has gone on
     const wasDone = group.parts[part]?.state === "done";
     await this._readGroup();
     if (wasDone || !this.settings.goOn || this.group?.group !== group.group) return;
@@ -256,7 +291,8 @@ export class Desk {
     // The person sees what was chosen, and can take it back, before it goes.
     this._cancelTurn?.();
     this._cancelTurn = this.port.later(TURN, () => {
-      if (this.group?.group !== group.group || this.part !== part || !this.port.isDone()) return;
+      if (this.busy || this.group?.group !== group.group || this.part !== part) return;
+      if (!this.port.isDone()) return;
       if (this.group.next_part === null) this.next();
       else this.open(this.group.group);
     });
@@ -264,9 +300,10 @@ export class Desk {
 
   async _readGroup() {
     const { group } = this.group;
+    const asked = (this._askedGroup += 1);
     const query = new URLSearchParams(this._session);
     const { status, body } = await this.port.get(`${this._pathOf(group)}?${query}`);
-    if (status !== 200 || this.group?.group !== group) return;
+    if (status !== 200 || asked !== this._askedGroup) return;
     if (this.counts && body.state !== this.group.state) {
       this.counts = { ...this.counts };
       this.counts[this.group.state] -= 1;
@@ -297,10 +334,10 @@ export class Desk {
     const id = this.newId();
     let done = false;
     await this._doing(async () => {
-      const { status, body } = await this.port.post(`${this._pathOf(group.group)}/${kind}`, {
-        ...this._session,
-        id,
-      });
+      const path = `${this._pathOf(group.group)}/${kind}`;
+      const { status, body } = await this._current(
+        this.port.post(path, { ...this._session, id }),
+      );
       done = status === 200;
       if (!done) this.problem = told(body);
       else this.aside = { id, kind, group: group.group, part: this.part };
@@ -313,16 +350,14 @@ export class Desk {
     const { aside } = this;
     if (!aside) return;
     await this._doing(async () => {
-      const { status, body } = await this.port.post(`${this._path}/undo`, {
-        id: aside.id,
-        undo_id: this.newId(),
-      });
+      const undo = { id: aside.id, undo_id: this.newId() };
+      const { status, body } = await this._current(this.port.post(`${this._path}/undo`, undo));
       if (status !== 200) {
         this.problem = told(body);
         return;
       }
       this.aside = null;
-      await this.refresh();
+      await this._current(this.refresh());
       await this._open(aside.group, undefined, false);
     });
   }
@@ -330,13 +365,13 @@ export class Desk {
   /** Says what the open group's images were made with. */
   async givePrompt(prompt) {
     const { group } = this;
+    if (!group) return;
     const id = this.newId();
     await this._doing(async () => {
-      const { status, body } = await this.port.post(`${this._pathOf(group.group)}/prompt`, {
-        ...this._session,
-        id,
-        prompt,
-      });
+      const path = `${this._pathOf(group.group)}/prompt`;
+      const { status, body } = await this._current(
+        this.port.post(path, { ...this._session, id, prompt }),
+      );
       if (status !== 200) {
         this.problem = told(body);
         return;
@@ -347,16 +382,36 @@ export class Desk {
     });
   }
 
-  async _doing(work) {
-    this.busy = true;
+  /** Work that decides what is on display: earlier work that is still under way ends. */
+  _doing(work) {
+    this._turn += 1;
+    this._cancelTurn?.();
+    return this._at(work);
+  }
+
+  /** @returns whether the work went on to its end */
+  async _at(work) {
+    this._working += 1;
     this.problem = "";
     this.onChange();
     try {
       await work();
+      return true;
+    } catch (error) {
+      if (error !== OVERTAKEN) throw error;
+      return false;
     } finally {
-      this.busy = false;
+      this._working -= 1;
       this.onChange();
     }
+  }
+
+  /** What a promise brings, if the person has not gone elsewhere meanwhile. */
+  async _current(promise) {
+    const turn = this._turn;
+    const found = await promise;
+    if (turn !== this._turn) throw OVERTAKEN;
+    return found;
   }
 
   get _session() {

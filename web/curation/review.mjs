@@ -40,6 +40,8 @@ const BOUNDS = {
 const DAYS = { day: 1, week: 7, month: 30 };
 const NO_FILTER = { prompt: "", problem: "", agreement: "", gap: "", time: "", split: "" };
 const PAGE = 24;
+/** States of a scan that goes on. */
+export const READING = ["new", "listing", "reading"];
 
 export class Review {
   /**
@@ -52,6 +54,9 @@ export class Review {
     this.newId = newId;
     this.onChange = onChange;
     this.now = now;
+    this._posts = Promise.resolve();
+    this._pending = new Set();
+    this._askedRest = 0;
     this._forget(null);
   }
 
@@ -65,12 +70,22 @@ export class Review {
     this.orphans = null;
     this.edits = [];
     this.problem = this.note = "";
-    this.busy = false;
+    this.state = "done";
     this._asked = (this._asked ?? 0) + 1;
   }
 
   get isFolder() {
     return this.source?.kind === "scans";
+  }
+
+  /** A change is on its way. */
+  get busy() {
+    return this._pending.size > 0;
+  }
+
+  /** There may be more pairs than are known by now. */
+  get isReading() {
+    return READING.includes(this.state);
   }
 
   get isFiltered() {
@@ -94,11 +109,17 @@ export class Review {
   }
 
   read() {
-    return this._read(0, Math.max(PAGE, 0));
+    return (this._reading = this._read(0, PAGE));
   }
 
-  more() {
+  async more() {
+    await this._reading; // or its answer would be missed
     return this._read(this.pairs.length, PAGE);
+  }
+
+  /** The folder was read further. */
+  async readAgain() {
+    if (this.source) await Promise.all([this._again(), this._readRest()]);
   }
 
   async _read(offset, limit) {
@@ -108,6 +129,7 @@ export class Review {
     if (status === 200) {
       this.pairs = offset ? [...this.pairs, ...body.pairs] : body.pairs;
       [this.total, this.all, this.problem] = [body.total, body.all, ""];
+      this.state = body.state ?? "done";
     } else if (status === 404 && !this.isFolder) {
       [this.pairs, this.total, this.all] = [[], 0, 0]; // nothing was chosen in this session yet
     } else this.problem = told(body);
@@ -129,18 +151,18 @@ export class Review {
   }
 
   async _readRest() {
-    const { source } = this;
+    const asked = (this._askedRest += 1);
     const [statistics, orphans, edits] = await Promise.all(
       ["statistics", "orphans", "edits"].map((name) => this.port.get(`${this._path}/${name}`)),
     );
-    if (source !== this.source) return;
+    if (asked !== this._askedRest) return;
     if (statistics.status === 200) this.statistics = statistics.body;
     if (orphans.status === 200) this.orphans = orphans.body;
     if (edits.status === 200) this.edits = edits.body.edits;
     this.onChange();
   }
 
-  // Changes, each of which can be taken back
+  // Changes, each of which can be taken back; each tells whether it was made
 
   remove(pair) {
     return this._change("remove", seen(pair), "Pair removed.");
@@ -166,7 +188,7 @@ export class Review {
 
   /** Images of the session that are gone are stored anew from where they came from. */
   async mend() {
-    const body = await this._post("edits", { id: this.newId(), kind: "mend" });
+    const body = await this._post("edits", { id: this.newId() }, { kind: "mend" });
     if (!body) return;
     const [found, left] = [body.mended.length, body.total];
     this.note = left
@@ -176,13 +198,14 @@ export class Review {
   }
 
   async undo(edit) {
-    const body = await this._post("undo", { id: edit.id, undo_id: this.newId() });
+    const body = await this._post("undo", { undo_id: this.newId() }, { id: edit.id });
     if (body) await this._settle(body, "Taken back.");
   }
 
   async _change(kind, fields, note) {
-    const body = await this._post("edits", { id: this.newId(), kind, ...fields });
+    const body = await this._post("edits", { id: this.newId() }, { kind, ...fields });
     if (body) await this._settle(body, note);
+    return Boolean(body);
   }
 
   async _settle({ edits }, note) {
@@ -192,15 +215,24 @@ export class Review {
 
   /** As many as are shown, in their places. */
   _again() {
-    return this._read(0, Math.min(500, Math.max(PAGE, this.pairs.length)));
+    const count = Math.min(500, Math.max(PAGE, this.pairs.length));
+    return (this._reading = this._read(0, count));
   }
 
-  async _post(end, fields) {
-    this.busy = true;
+  /** One change after the other; none twice, if a button is hit again before it is gone. */
+  async _post(end, ids, what) {
+    const { source } = this;
+    const path = `${this._path}/${end}`;
+    const key = `${path} ${JSON.stringify(what)}`;
+    if (this._pending.has(key)) return null;
+    this._pending.add(key);
     this.problem = this.note = "";
     this.onChange();
-    const { status, body } = await this.port.post(`${this._path}/${end}`, fields);
-    this.busy = false;
+    const sent = this._posts.then(() => this.port.post(path, { ...ids, ...what }));
+    this._posts = sent;
+    const { status, body } = await sent;
+    this._pending.delete(key);
+    if (source !== this.source) return null;
     if (status === 200) return body;
     this.problem = told(body);
     this.onChange();

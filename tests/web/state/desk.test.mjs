@@ -220,3 +220,119 @@ test("refusals are told, and what was kept is checked", async () => {
   await desk.skip();
   assert.equal(desk.problem, "ComfyUI does not answer.");
 });
+
+/** Holds answers back until they are let go, in any order. */
+function heldBack(port, name, matches) {
+  const held = [];
+  const ask = port[name];
+  port[name] = async (...asked) => {
+    const answer = await ask(...asked);
+    if (matches(asked[0])) await new Promise((resolve) => held.push(resolve));
+    return answer;
+  };
+  return held;
+}
+const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+test("whoever leaves while a group comes is shown nothing of it", async () => {
+  const { desk, shown, port } = deskOf(new Server("a", "b"));
+  const usual = { get: port.get, post: port.post };
+  for (const act of [() => desk.next(), () => desk.skip(), () => desk.open("b"), () => desk.takeBack()]) {
+    await desk.look({ scan: SCAN });
+    desk.aside = { id: "x", kind: "skip", group: "b", part: 0 };
+    const [got, posted] = ["get", "post"].map((name) => heldBack(port, name, (path) => path.includes("scans/")));
+    const opening = act();
+    await settled();
+    desk.leave();
+    for (let n = 0; n < 5; n += 1) {
+      for (const go of [...got.splice(0), ...posted.splice(0)]) go();
+      await settled();
+    }
+    await opening;
+    assert.deepEqual([shown.at(-1), desk.scan, desk.group, desk.aside, desk.busy], [null, null, null, null, false], String(act));
+    Object.assign(port, usual);
+  }
+});
+
+test("of two groups asked for, the later is shown, whichever comes first", async () => {
+  const { desk, shown, port } = deskOf(new Server("a", "b", "c"));
+  await desk.look({ folder: "output" });
+  const held = heldBack(port, "post", (path) => path.includes("/open"));
+  const [first, second] = [desk.open("b"), desk.open("c")];
+  await settled();
+  held.reverse().forEach((go) => go());
+  await Promise.all([first, second]);
+  assert.deepEqual([shown, desk.group.group], [["a0", "c0"], "c"]);
+});
+
+test("of two folders asked for, the later is looked through", async () => {
+  const server = new Server("a");
+  const { desk, port } = deskOf(server);
+  const ask = port.post;
+  port.post = async (path, body) => {
+    const answer = await ask(path, body);
+    return body.folder ? { status: 200, body: { ...answer.body, folder: body.folder } } : answer;
+  };
+  const held = heldBack(port, "post", (path) => path.endsWith("/scans"));
+  const looks = [desk.look({ folder: "one" }), desk.look({ folder: "two" })];
+  await settled();
+  held.reverse().forEach((go) => go());
+  await Promise.all(looks);
+  assert.equal(desk.settings.folder, "two");
+});
+
+test("after ComfyUI was started anew the folder is read on", async () => {
+  const server = new Server("a");
+  const { desk, timers } = deskOf(server);
+  await desk.look({ folder: "output" });
+  server.scanState = "new";
+  server.asked.length = 0;
+  await desk.refresh();
+  await settled();
+  assert.deepEqual(server.asked.filter((one) => Array.isArray(one)), [["/dpo/curation/scans", { scan: SCAN }]]);
+  assert.ok(timers.length, "and followed");
+});
+
+test("that ComfyUI does not answer is said until it does", async () => {
+  const { desk, port } = deskOf(new Server("a"));
+  await desk.look({ folder: "output" });
+  const { get } = port;
+  port.get = async () => ({ status: 0, body: null });
+  await desk.next();
+  assert.deepEqual([desk.problem, desk.group?.group], ["ComfyUI does not answer.", "a"], "what was open stays");
+  port.get = get;
+  await desk.refresh();
+  assert.equal(desk.problem, "");
+});
+
+test("a group that was skipped long ago can be taken back when it is opened", async () => {
+  const server = new Server("a", "b");
+  const { desk } = deskOf(server);
+  const summary = server._summary.bind(server);
+  server._summary = (name) => ({ ...summary(name), set_aside: server.state.get(name) === "skipped" ? "s1" : null });
+  server.state.set("b", "skipped");
+  await desk.look({ folder: "output" });
+  assert.equal(desk.aside, null);
+  await desk.open("b");
+  assert.deepEqual(desk.aside, { id: "s1", kind: "skip", group: "b", part: 0 });
+  await desk.takeBack();
+  assert.deepEqual([server.state.get("b"), desk.aside, desk.group.group], ["todo", null, "b"]);
+  await desk.skip();
+  await desk.saved();
+  assert.equal(desk.aside, null, "the person has gone on");
+});
+
+test("an older look at a group is not shown over a newer one", async () => {
+  const server = new Server("a");
+  const { desk, port } = deskOf(server);
+  await desk.look({ folder: "output" });
+  const held = heldBack(port, "get", (path) => path.includes("/groups/"));
+  const first = desk.saved();
+  await settled();
+  server.state.set("a", "done");
+  const second = desk.saved();
+  await settled();
+  held.reverse().forEach((go) => go());
+  await Promise.all([first, second]);
+  assert.equal(desk.group.state, "done");
+});

@@ -101,3 +101,93 @@ test("what is still gone after mending is told", async () => {
   await review.mend();
   assert.match(review.note, /^1 found again; 1 are still gone/);
 });
+
+/** Lets answers through one at a time; `go(n)` the n-th of those waiting. */
+function heldBack(port, name, matches) {
+  const held = [];
+  const ask = port[name];
+  port[name] = async (...asked) => {
+    const answer = await ask(...asked);
+    if (matches(asked[0])) await new Promise((resolve) => held.push(resolve));
+    return answer;
+  };
+  return held;
+}
+const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+test("a button hit twice makes one change, and two changes come one after the other", async () => {
+  const { review, asked } = reviewOf([pair("a"), pair("b")]);
+  await review.show(SESSION);
+  const [a, b] = review.pairs;
+  const held = heldBack(review.port, "post", () => true);
+  const all = [review.remove(a), review.remove(a), review.remove(b)];
+  await settled();
+  const posted = () => asked.filter((one) => Array.isArray(one)).map(([, { kind, pair: of }]) => `${kind} ${of}`);
+  assert.deepEqual([posted(), review.busy], [["remove a"], true]);
+  held.shift()();
+  await settled();
+  held.shift()();
+  assert.deepEqual(await Promise.all(all), [true, false, true]);
+  assert.deepEqual([posted(), review.total, review.problem, review.busy], [["remove a", "remove b"], 0, "", false]);
+});
+
+test("a change that is answered after the person went elsewhere shows nothing there", async () => {
+  const { review, server } = reviewOf([pair("a")]);
+  await review.show(SESSION);
+  const held = heldBack(review.port, "post", () => true);
+  const removing = review.remove(review.pairs[0]);
+  await settled();
+  const edits = server.edits;
+  server.edits = [];
+  await review.show({ kind: "scans", id: "ab" });
+  held.shift()();
+  await removing;
+  assert.equal(edits.length, 1);
+  assert.deepEqual([review.edits, review.note, review.isFolder], [[], "", true]);
+});
+
+test("statistics of an older look are not shown over newer ones", async () => {
+  const { review, server } = reviewOf([pair("a"), pair("b")]);
+  await review.show(SESSION);
+  const held = heldBack(review.port, "get", (path) => path.endsWith("/statistics"));
+  const first = review.readAgain();
+  await settled();
+  server.pairs = server.pairs.slice(1);
+  const second = review.readAgain();
+  await settled();
+  held.reverse().forEach((go) => go());
+  await Promise.all([first, second]);
+  assert.equal(review.statistics.pairs, 1);
+});
+
+test("more pairs that are asked for in the middle of a change follow what is there then", async () => {
+  const pairs = Array.from({ length: 60 }, (_, i) => pair(`p${String(i).padStart(2, "0")}`));
+  const { review } = reviewOf(pairs);
+  await review.show(SESSION);
+  const held = heldBack(review.port, "get", (path) => /pairs\?/.test(path));
+  const removing = review.remove(review.pairs[0]);
+  await settled();
+  const more = review.more();
+  await settled();
+  held.shift()();
+  await settled();
+  held.splice(0).forEach((go) => go());
+  await Promise.all([removing, more]);
+  const names = review.pairs.map((one) => one.pair);
+  assert.deepEqual([names.length, names[0], new Set(names).size], [48, "p01", 48]);
+});
+
+test("pairs of a folder that is still being read are said to be so", async () => {
+  const { review } = reviewOf([pair("a")]);
+  const { get } = review.port;
+  let state = "reading";
+  review.port.get = async (path) => {
+    const { status, body } = await get(path);
+    return { status, body: { ...body, state } };
+  };
+  await review.show({ kind: "scans", id: "ab" });
+  assert.ok(review.isReading);
+  state = "done";
+  await review.readAgain();
+  assert.ok(!review.isReading);
+});

@@ -134,7 +134,7 @@ export class CurationPanel {
   }
 
   async _open(group) {
-    this._turn("rank");
+    this._view = "rank";
     await this.desk.open(group);
     this._rank.focus();
   }
@@ -176,6 +176,10 @@ export class CurationPanel {
     setText(this._problem, desk.problem);
     setHidden(this._problem, !desk.problem);
     if (!scan) return;
+    if (this._scanned !== scan.state) {
+      this._scanned = scan.state;
+      if (this._view === "pairs") this.review.readAgain();
+    }
     const { done, all } = desk.progress;
     setText(this._progress, all ? `${done} of ${all} groups ranked` : "");
     this._bar.firstChild.style.width = `${all ? (100 * done) / all : 0}%`;

@@ -17,6 +17,7 @@ export class GroupList {
     this._imageUrl = imageUrl;
     this._onOpen = onOpen;
     this._state = "todo";
+    this._asked = 0;
     this._which = select("Show groups that are", STATES, (state) => {
       this._state = state;
       this.read();
@@ -59,9 +60,10 @@ export class GroupList {
   }
 
   async _read() {
-    const [state, offset] = [this._state, this._offset];
-    const { groups, total, problem } = await this.desk.page(state, offset, PAGE);
-    if (state !== this._state || offset !== this._offset) return;
+    const asked = (this._asked += 1);
+    const offset = this._offset;
+    const { groups, total, problem } = await this.desk.page(this._state, offset, PAGE);
+    if (asked !== this._asked) return;
     const items = groups.map((group) => this._item(group));
     if (offset) this._items.append(...items);
     else this._items.replaceChildren(...items);

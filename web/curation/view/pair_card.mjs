@@ -50,9 +50,12 @@ export function pairCard(pair, imageUrl, on) {
     const bar = el(
       "div",
       { className: "dpo-review-foot" },
-      button({ label: "Save the prompt", text: "Save", className: "dpo-main", onclick: () => on.prompt(pair, field.value) }),
+      button({ label: "Save the prompt", text: "Save", className: "dpo-main", onclick: () => save() }),
       button({ label: "Leave the prompt as it is", text: "Cancel", onclick: () => close() }),
     );
+    const save = async () => {
+      if (await on.prompt(pair, field.value)) close();
+    };
     const close = () => {
       field.replaceWith(text);
       bar.replaceWith(foot);

@@ -13,9 +13,8 @@ const MODES = {
 };
 const MOST_PAIRS = 8;
 const ASIDE = {
-  skip: "The last group was skipped.",
-  finish: "The last group counts as ranked.",
-  prompt: "The prompt was given.",
+  skip: "was skipped.",
+  finish: "counts as ranked.",
 };
 
 export class RankDesk {
@@ -138,7 +137,7 @@ export class RankDesk {
     setHidden(this._end, Boolean(group));
     setText(this._end, endText(desk));
     setHidden(this._aside, !aside);
-    setText(this._asideText, ASIDE[aside?.kind] ?? "");
+    setText(this._asideText, asideText(aside, group));
     this._back.disabled = desk.busy || !desk.visited.length;
     for (const one of [this._skip, this._enough]) one.disabled = desk.busy || !group;
     this._next.disabled = desk.busy;
@@ -167,10 +166,19 @@ function titleOf({ count, width, height, copies: folded, parts, finished_early: 
   return facts.join(" · ");
 }
 
-function endText({ busy, isScanning, counts, settings }) {
+function asideText(aside, group) {
+  if (!aside) return "";
+  if (aside.kind === "prompt") return "The prompt was given.";
+  return `${aside.group === group?.group ? "This" : "The last"} group ${ASIDE[aside.kind]}`;
+}
+
+function endText({ busy, isScanning, counts, settings, progress }) {
   if (busy || !counts) return "Looking for images…";
+  if (progress.left && !settings.search) {
+    return `${counted(progress.left, "group")} left to rank: Next opens ${progress.left === 1 ? "it" : "one"}.`;
+  }
   if (isScanning) return "Nothing to rank yet. The folder is still being looked through.";
-  if (settings.search) return "No group left whose prompt has these words.";
+  if (settings.search) return "No other group whose prompt has these words is left to rank.";
   const { done, skipped, single } = counts;
   if (!done && !skipped) {
     return single

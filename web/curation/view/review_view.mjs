@@ -2,7 +2,7 @@
 
 import { button, el, setHidden, setText } from "../../element.mjs";
 import { TwinFrames } from "../../ranking/view/twin_frames.mjs";
-import { AGREEMENTS, GAPS, ORDERS, PROBLEMS, TIMES } from "../review.mjs";
+import { AGREEMENTS, GAPS, ORDERS, PROBLEMS, READING, TIMES } from "../review.mjs";
 import { counted } from "../words.mjs";
 import { bars } from "./bars.mjs";
 import { select } from "./group_list.mjs";
@@ -154,16 +154,25 @@ export class ReviewView {
 
   _showPairs(pairs) {
     const { review } = this;
-    const focused = document.activeElement?.closest?.(".dpo-review-pair");
-    const at = focused ? [...this._list.children].indexOf(focused) : -1;
+    const focused = document.activeElement;
+    const at = [...this._list.children].findIndex((card) => card.contains(focused));
     const on = {
       compare: (pair) => this._compare(pair),
       flip: (pair) => review.flip(pair),
       remove: (pair) => review.remove(pair),
       prompt: (pair, text) => review.setPrompt(pair, text),
     };
-    this._list.replaceChildren(...pairs.map((pair) => pairCard(pair, this._imageUrl, on)));
-    if (at >= 0) (this._list.children[at] ?? this._list.lastChild)?.querySelector("button").focus();
+    // A pair that is as it was keeps its card: a prompt may be half written on it.
+    const cards = new Map();
+    for (const pair of pairs) {
+      const key = JSON.stringify([review.source, pair]);
+      cards.set(key, this._cards?.get(key) ?? pairCard(pair, this._imageUrl, on));
+    }
+    this._cards = cards;
+    this._list.replaceChildren(...cards.values());
+    if (at < 0) return;
+    const here = this._list.contains(focused) ? focused : null;
+    (here ?? (this._list.children[at] ?? this._list.lastChild)?.querySelector("button"))?.focus();
   }
 
   _showStatistics(statistics) {
@@ -210,7 +219,7 @@ export class ReviewView {
 
   /** One of each side can be chosen, to make a pair of them. */
   _alone(orphans) {
-    if (!orphans?.total) return [];
+    if (!orphans?.total || READING.includes(orphans.state)) return []; // a partner may come
     const chosen = {};
     const join = button({
       label: "Make the two a pair",
@@ -255,8 +264,9 @@ export class ReviewView {
   }
 }
 
-function countText({ source, total, all, isFiltered, isFolder, problem }) {
+function countText({ source, total, all, isFiltered, isFolder, isReading, problem }) {
   if (!source || problem) return "";
+  if (isReading) return `${counted(all, "pair")} so far: the folder is still being read.`;
   if (!all) {
     return isFolder
       ? "No pairs here: a pair folder has chosen and rejected images of the same names, in folders chosen and rejected."
