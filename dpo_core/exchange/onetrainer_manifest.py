@@ -11,15 +11,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..pairs.belief import CERTAIN, MAX_GROUP_CHARS, Belief, parsed_belief
 from ..pairs.candidate import Candidate, Judged, judge_all, pair_problem, without_leaks
 from ..pairs.folder import FolderReading
-from ..pairs.image_file import MAX_FILE_BYTES
+from ..pairs.image_file import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from ..pairs.listed_image import facts_of, picture_of, prompt_origins
-from ..pairs.listing import FolderListing, ListedFile, list_folder
+from ..pairs.listing import MAX_FILES, FolderListing, ListedFile, list_folder
 from ..pairs.problem import PairError, PairProblem, describe_problems, printable
 from ..pairs.record import SPLITS, LabelledImage, Pair, PairSet, Picture, RankedGroup, counted
 from .onetrainer_layout import LIST_NAME, OTHERS, OWN_FIELD, SIDES
@@ -27,6 +28,9 @@ from .onetrainer_layout import LIST_NAME, OTHERS, OWN_FIELD, SIDES
 MAX_LIST_BYTES = 64 << 20
 UNCONDITIONAL = "UNCONDITIONAL"
 """What the pair tool writes for a prompt where there was none."""
+
+REVIEWED = ".dpo_review/kept"
+"""Where a review of the folder puts the files of pairs that it removes, each below one folder."""
 
 _ELSEWHERE = "elsewhere"
 _HEADING = "This OneTrainer folder cannot be used"
@@ -45,6 +49,10 @@ class _List:
     problems: list[PairProblem] = field(default_factory=list)
     elsewhere: int = 0
     """Images read from where they were made, since the copies are gone."""
+    removed: frozenset[str] = frozenset()
+    """Names of the files that a review has put aside."""
+    left_out: int = 0
+    """Pairs of the list that a review has removed."""
 
     @property
     def files(self) -> Mapping[str, ListedFile]:
@@ -100,7 +108,7 @@ def import_list(
 
     Raises PairError listing every problem, also under "skip" when nothing is left.
     """
-    found = _List(list_folder(folder), allowed)
+    found = _List(list_folder(folder), allowed, removed=_removed(folder))
     found.problems += found.listing.problems
     files = found.files
     made = (_candidate(found, files, i, entry) for i, entry in enumerate(data["pairs"]))
@@ -142,6 +150,9 @@ def _candidate(
     if belief is None:
         what = "What is known of a pair cannot be understood"
         found.problems.append(PairProblem(what, where, _FIX_ENTRY))
+        return None
+    if any(_is_removed(found, files, side, entry[f"{side}_file"]) for side in SIDES):
+        found.left_out += 1
         return None
     sides = [_pair_file(found, files, side, entry, where) for side in SIDES]
     if sides[0] is None or sides[1] is None:
@@ -187,8 +198,8 @@ def _pair_file(
 ) -> tuple[ListedFile, str] | None:
     """An image of a pair and the split it lies in, "" for neither; None if it is missing."""
     name = entry[f"{side}_file"]
-    for split in ("", *SPLITS):
-        file = files.get(f"{side}/{split}/{name}" if split else f"{side}/{name}")
+    for split, path in _places(side, name):
+        file = files.get(path) or _of_other_kind(files, path)
         if file is not None:
             return file, split
     source = _source_file(found, entry, side)
@@ -199,6 +210,36 @@ def _pair_file(
     fix = "Put it back, or remove the pair in OneTrainer's pair tool or from the list."
     found.problems.append(PairProblem(what, f"{where}: {side}/{printable(name)}", fix))
     return None
+
+
+def _places(side: str, name: str) -> list[tuple[str, str]]:
+    """Splits, and where a file of this name would lie in each."""
+    return [(split, f"{side}/{split}/{name}" if split else f"{side}/{name}")
+            for split in ("", *SPLITS)]  # fmt: skip
+
+
+def _of_other_kind(files: Mapping[str, ListedFile], path: str) -> ListedFile | None:
+    """The one file of this name but for its ending: the two of a pair may have changed places."""
+    bare = os.path.splitext(path)[0]
+    found = [files[name] for suffix in IMAGE_SUFFIXES if (name := f"{bare}{suffix}") in files]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_removed(
+    found: _List, files: Mapping[str, ListedFile], side: str, name: str
+) -> bool:
+    """True if a review has put the file aside, so that it is not to be read from elsewhere."""
+    places = [path for _, path in _places(side, name)]
+    return not found.removed.isdisjoint(places) and not any(path in files for path in places)
+
+
+def _removed(folder: Path) -> frozenset[str]:
+    place = folder / REVIEWED
+    if not os.path.realpath(place).startswith(os.path.realpath(folder) + os.sep):
+        return frozenset()
+    files = (Path(at, name) for at, _, some in os.walk(place) for name in some)
+    below = (path.relative_to(place).parts[1:] for path in islice(files, MAX_FILES))
+    return frozenset(PurePosixPath(*parts).as_posix() for parts in below)
 
 
 def _source_file(found: _List, entry: Mapping[str, Any], side: str) -> ListedFile | None:
@@ -326,6 +367,8 @@ def _report(
     if found.elsewhere:
         images = counted(found.elsewhere, "image")
         lines.append(f"{images} read from where they were made, since the copies are missing")
+    if found.left_out:
+        lines.append(f"{counted(found.left_out, 'pair')} left out that a review has removed")
     strangers = [
         file.shown
         for file in found.listing.images

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dpo_core.curation.curation import CurationStore
+from dpo_core.curation.folder_review import FolderReview
 from dpo_core.exchange.image_folder import ImageFolder
 from dpo_core.exchange.importing import import_folder, import_stamp
 from dpo_core.exchange.onetrainer_layout import export_onetrainer
 from dpo_core.pairs.folder import FolderReading, load_pair_folder
+from dpo_core.pairs.pattern import SidePattern
 from dpo_core.pairs.problem import PairError
 from dpo_core.pairs.record import LabelledImage, Pair, PairSet, Picture, prompt_group
 
@@ -230,6 +233,44 @@ def test_a_missing_copy_is_read_where_it_was_made_only_if_allowed_and_unchanged(
     source.symlink_to(outside)
     assert sha256(source) == known["chosen_sha256"]
     assert "An image of the list is missing" in refusal(folder, (source.parent,))
+
+
+def _listed(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    """A folder of three pairs in a list, whose images are also where they were made."""
+    folder, entries, sources = tmp_path / "listed", [], {}
+    for number in range(3):
+        entry: dict[str, Any] = {"prompt": f"p{number}"}
+        for side, kind, shade in (("chosen", "png", 10), ("rejected", "jpg", 90)):
+            source = image(tmp_path / "made" / f"{side}{number}.{kind}", shade + number)
+            copy = folder / side / f"pair_{number}.{kind}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes())
+            sources[f"{side}{number}"] = source.read_bytes()
+            entry |= {f"{side}_file": copy.name, f"{side}_source": str(source),
+                      f"{side}_sha256": sha256(source), f"{side}_size": source.stat().st_size}
+        entries.append(entry)
+    (folder / "manifest.json").write_text(json.dumps({"pairs": entries}))
+    return folder, sources
+
+
+def test_what_a_review_changed_is_not_undone_by_the_list(tmp_path: Path) -> None:
+    folder, sources = _listed(tmp_path)
+    curation = CurationStore(tmp_path / "curation").open(folder)
+    curation.scan.start()
+    assert curation.scan.wait(30)
+    review = FolderReview(
+        curation, *(SidePattern.parse(f"{side}/{{}}", side) for side in ("chosen", "rejected"))
+    )
+    one, other, _ = review.pairs()
+    review.edit("e1", "remove", one, "")
+    review.edit("e2", "flip", other, "")
+    reading = read(folder, (tmp_path / "made",))
+    assert [pair.prompt for pair in reading.pairs] == ["p1", "p2"] and reading.problems == ()
+    assert "1 pair left out that a review has removed" in reading.report
+    assert Path(str(reading.pairs.pairs[0].chosen.path)).read_bytes() == sources["rejected1"]
+    review.undo("e1", "u1")
+    review.undo("e2", "u2")
+    assert [pair.prompt for pair in read(folder).pairs] == ["p0", "p1", "p2"]
 
 
 def test_damaged_records_besides_pairs_are_told(tmp_path: Path) -> None:
