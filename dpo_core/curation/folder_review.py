@@ -133,6 +133,7 @@ class FolderReview:
 
     def look_again(self) -> None:
         """Takes in what has changed; waits for that as long as a page may wait."""
+        self._curation.scan.wait(RESCAN_SECONDS)  # it may have listed the folder before
         self._curation.scan.start()
         self._curation.scan.wait(RESCAN_SECONDS)
 

@@ -17,8 +17,10 @@ from toykit.generations import write_generation
 
 from dpo_core.curation.curation import Curation, CurationStore
 from dpo_core.curation.folder_edits import FolderEdits
+from dpo_core.curation.folder_review import FolderReview
 from dpo_core.curation.review_requests import ImageUrls, ReviewRequests
 from dpo_core.pairs.folder import load_pair_folder
+from dpo_core.pairs.pattern import SidePattern
 from dpo_core.request import RequestRefused
 
 ROOT = Path(__file__).parents[2]
@@ -360,6 +362,23 @@ def test_nothing_is_changed_while_the_folder_is_still_being_read(desk: Desk) -> 
     assert "still being read" in str(refused(desk.edit, "e1", "remove", pair=pair["pair"]))
     desk.curation.scan.wait(30)
     assert desk.edit("e1", "remove", pair=pair["pair"])["total"] == 1
+
+
+def test_a_change_shows_even_if_the_folder_was_listed_just_before(desk: Desk) -> None:
+    desk.pair("1", "a cat", 1)
+    desk.look()
+    review = FolderReview(
+        desk.curation, *(SidePattern.parse(f"{side}/{{}}", side) for side in ("chosen", "rejected"))
+    )
+    (pair,) = review.pairs()
+    for number in range(400):
+        write_generation(desk.folder / f"{number}.png", "other", number)
+    desk.curation.scan.start()
+    while desk.curation.scan.status().state == "listing":
+        time.sleep(0.001)
+    assert desk.curation.scan.status().is_running
+    review.edit("e1", "remove", pair, "")
+    assert review.pairs() == []
 
 
 def test_a_change_that_is_broken_off_is_finished_when_the_folder_is_looked_at_again(

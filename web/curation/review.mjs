@@ -92,9 +92,12 @@ export class Review {
     return Object.values(this.filter).some(Boolean);
   }
 
-  /** @param {{kind: "sessions"|"scans", id: string}} source whose pairs are shown */
+  /**
+   * @param {{kind: "sessions"|"scans", id: string, pairsPerGroup?: number}} source whose pairs are
+   *   shown; of a session as many of each group as are made for training
+   */
   async show(source) {
-    if (source.kind !== this.source?.kind || source.id !== this.source?.id) this._forget(source);
+    if (JSON.stringify(source) !== JSON.stringify(this.source)) this._forget(source);
     await Promise.all([this.read(), this._readRest()]);
   }
 
@@ -124,7 +127,7 @@ export class Review {
 
   async _read(offset, limit) {
     const asked = (this._asked += 1);
-    const { status, body } = await this.port.get(`${this._path}?${this._query(offset, limit)}`);
+    const { status, body } = await this.port.get(this._pathTo("", this._query(offset, limit)));
     if (asked !== this._asked) return;
     if (status === 200) {
       this.pairs = offset ? [...this.pairs, ...body.pairs] : body.pairs;
@@ -147,13 +150,13 @@ export class Review {
     between("gap", BOUNDS.gap[gap]);
     if (DAYS[time]) query.since = Math.round(1000 * (this.now() - 86400 * DAYS[time]));
     for (const name of ["prompt", "problem", "split"]) if (!query[name]) delete query[name];
-    return new URLSearchParams(query);
+    return query;
   }
 
   async _readRest() {
     const asked = (this._askedRest += 1);
     const [statistics, orphans, edits] = await Promise.all(
-      ["statistics", "orphans", "edits"].map((name) => this.port.get(`${this._path}/${name}`)),
+      ["/statistics", "/orphans", "/edits"].map((end) => this.port.get(this._pathTo(end))),
     );
     if (asked !== this._askedRest) return;
     if (statistics.status === 200) this.statistics = statistics.body;
@@ -222,7 +225,7 @@ export class Review {
   /** One change after the other; none twice, if a button is hit again before it is gone. */
   async _post(end, ids, what) {
     const { source } = this;
-    const path = `${this._path}/${end}`;
+    const path = this._pathTo(`/${end}`);
     const key = `${path} ${JSON.stringify(what)}`;
     if (this._pending.has(key)) return null;
     this._pending.add(key);
@@ -239,9 +242,12 @@ export class Review {
     return null;
   }
 
-  get _path() {
-    const { kind, id } = this.source;
-    return `/dpo/curation/${kind}/${encodeURIComponent(id)}/pairs`;
+  _pathTo(end, fields = {}) {
+    const { kind, id, pairsPerGroup = 1 } = this.source;
+    const rules = pairsPerGroup > 1 ? { pairs_per_group: pairsPerGroup } : {};
+    const query = new URLSearchParams({ ...fields, ...rules }).toString();
+    const path = `/dpo/curation/${kind}/${encodeURIComponent(id)}/pairs${end}`;
+    return query ? `${path}?${query}` : path;
   }
 }
 

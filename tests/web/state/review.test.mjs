@@ -191,3 +191,15 @@ test("pairs of a folder that is still being read are said to be so", async () =>
   await review.readAgain();
   assert.ok(!review.isReading);
 });
+
+test("pairs of a session are as many of each group as are asked for in ranking, in changes too", async () => {
+  const { review, asked } = reviewOf([pair("a")]);
+  await review.show({ ...SESSION, pairsPerGroup: 4 });
+  await review.remove(review.pairs[0]);
+  const paths = asked.map((one) => (Array.isArray(one) ? one[0] : one));
+  assert.equal(paths.length, 9);
+  for (const path of paths) assert.equal(new URL(path, "http://x").searchParams.get("pairs_per_group"), "4", path);
+  await review.arrange({ prompt: "hill" });
+  await review.show({ ...SESSION, pairsPerGroup: 1 });
+  assert.equal(review.filter.prompt, "", "other pairs");
+});

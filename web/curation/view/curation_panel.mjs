@@ -122,7 +122,8 @@ export class CurationPanel {
   _turn(view) {
     this._view = view;
     if (view === "groups") this._groups.read();
-    if (view === "session") this.review.show({ kind: "sessions", id: this.desk.settings.session });
+    const { session: id, pairsPerGroup } = this.desk.settings;
+    if (view === "session") this.review.show({ kind: "sessions", id, pairsPerGroup });
     if (view === "pairs") this.review.show({ kind: "scans", id: this.desk.scan.scan });
     if (view === "rank" && this.desk.scan && !this.desk.group) this.desk.next("begun");
     this._update();

@@ -272,7 +272,10 @@ function countText({ source, total, all, isFiltered, isFolder, isReading, proble
       ? "No pairs here: a pair folder has chosen and rejected images of the same names, in folders chosen and rejected."
       : "No pairs in this session yet.";
   }
-  return isFiltered ? `${counted(total, "pair")} of ${all}` : counted(all, "pair");
+  const count = isFiltered ? `${counted(total, "pair")} of ${all}` : counted(all, "pair");
+  const { pairsPerGroup = 1 } = source;
+  if (pairsPerGroup === 1) return count;
+  return `${count}, up to ${pairsPerGroup} of each group: set pairs_per_group of Load Preferences to ${pairsPerGroup}, too.`;
 }
 
 function fold(title) {
