@@ -21,7 +21,9 @@ export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === "dataset") Object.assign(made.dataset, value);
-    else if (name.startsWith("aria") || name === "role") made.setAttribute(name, value);
+    else if (name.startsWith("aria") || name === "role") {
+      made.setAttribute(name.replace(/^aria(?=[A-Z])/, "aria-").toLowerCase(), value);
+    }
     else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else made[name] = value;
   }

@@ -54,6 +54,8 @@ def test_a_folder_is_ranked_group_by_group_and_gone_on_with_after_f5(
     expect(tab.progress()).to_have_text("0 of 3 groups ranked")
     expect(tab.pictures.first).to_be_visible()
     expect(tab.body.get_by_text("11 images", exact=True)).to_be_visible()
+    expect(tab.body.get_by_role("group", name="View")).to_be_visible()
+    expect(tab.body.locator(".dpo-curation-bar")).to_have_attribute("aria-hidden", "true")
     front_end.screenshot("curation_rank_dark")
     front_end.theme("light")
     front_end.screenshot("curation_rank_light")

@@ -51,7 +51,6 @@ export class CurationPanel {
       button({ label: text, text, onclick: () => this._turn(name) }),
     );
     const tabs = el("div", { className: "dpo-curation-tabs", role: "group", ariaLabel: "View" }, ...this._tabs);
-    tabs.setAttribute("aria-label", "View");
     this._state = el(
       "div",
       { className: "dpo-curation-state" },
