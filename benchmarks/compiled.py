@@ -58,7 +58,5 @@ def _measure(table: Table, kind: str, size: int, rounds: int) -> None:
             )
     counters = torch._dynamo.utils.counters
     table.note(
-        f"{kind}: {len(blocks)} blocks became {counters['stats']['unique_graphs']} compiled "
-        f"pieces, broken at {len(counters['graph_break'])} kinds of places that the compiler does "
-        "not look into."
+        f"{kind}: {len(blocks)} blocks became {counters['stats']['unique_graphs']} compiled pieces."
     )

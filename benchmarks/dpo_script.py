@@ -29,7 +29,7 @@ ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 
 
 def tables(rounds: int = 10) -> list[Table]:
-    table = Table("dpo_script", ("step", "pairs", "step", "its bare passes", "step over passes"))
+    table = Table("dpo_script", ("loop", "pairs", "step", "its bare passes", "step over passes"))
     try:
         from diffusers import DDPMScheduler, UNet2DConditionModel
     except ImportError:

@@ -52,10 +52,11 @@ def plot(path: Path) -> None:
 
 def _measured(at: dict[str, int], rounds: int) -> tuple[float, int, float]:
     """Seconds of a step, its peak of bytes, and seconds of what comes before the first."""
-    size, pairs = at["latent height and width"], max(at["pairs"], at["batch"])
+    size, batch = at["latent height and width"], at["batch"]
+    pairs = -(-at["pairs"] // batch) * batch  # all batches are full
     dataset = random_pairs(KIND, pairs, size, min(PROMPTS, pairs))
     with opened(KIND, rank=at["rank"]) as run:
-        step, before = _begun(run, dataset, at["batch"])
+        step, before = _begun(run, dataset, batch)
         seconds = in_turn({"step": step}, rounds, warm_up=1)["step"]
         # The LoRA and what AdamW keeps of it are there before the step.
         kept = 3 * sum(p.nbytes for p in run.adapter.parameters().values())
