@@ -11,7 +11,12 @@ from torch import Tensor
 
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.training.dataset import EncodedPairs
-from .host.conditioning import Conditioning, conditioning_problems, plain_conditioning
+from .host.conditioning import (
+    Conditioning,
+    conditioning_digest,
+    conditioning_problems,
+    plain_conditioning,
+)
 from .host.encoding import Keys, encode_pairs, encoded_pair
 from .host.encoding_progress import EncodingProgress
 from .types import CATEGORY, Dataset, Pairs
@@ -112,7 +117,7 @@ class DatasetFromLatents(io.ComfyNode):
         if problems := _problems(better, worse, entries, chosen + rejected):
             raise ValueError("These latents cannot be paired:\n- " + "\n- ".join(problems))
         with torch.inference_mode(False), torch.no_grad():
-            plain = [plain_conditioning(entry) for entry in entries]
+            plain = _each_once(entries)
             prompts = plain * len(better) if len(plain) == 1 else plain
             keys = Keys()
             dataset = EncodedPairs(
@@ -147,6 +152,16 @@ def _single(entry: Conditioning) -> list[Conditioning]:
         [row(context, i), {key: row(value, i) for key, value in options.items()}]
         for i in range(size)
     ]
+
+
+def _each_once(entries: list[Conditioning]) -> list[Conditioning]:
+    """Their own copies, equal prompts as one object: it may be megabytes, shared by many pairs."""
+    digests = [conditioning_digest(entry) for entry in entries]
+    found = {
+        digest: plain_conditioning(entry)
+        for digest, entry in dict(zip(digests, entries, strict=True)).items()
+    }
+    return [found[digest] for digest in digests]
 
 
 def _problems(

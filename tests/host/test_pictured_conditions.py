@@ -110,3 +110,10 @@ def test_the_prior_of_a_cascade_reaches_its_second_stage() -> None:
         assert buckets(dataset.records, run.denoiser) == [[0, 2], [1, 3]]
         found, without = (residual(run, one, [0, 2]) for one in (dataset, bare))
     assert (found - without).norm() / without.norm() > 1e-4
+
+
+def test_equal_prompts_of_several_pairs_are_kept_once() -> None:
+    dataset = through_the_node("sd15", [random_conditioning("sd15", seed) for seed in (0, 1, 0)])
+    first, other, again = (one.conditioning for one in dataset.records)
+    assert first is again and first is not other
+    assert first[0].shape == other[0].shape and not torch.equal(first[0], other[0])
