@@ -120,7 +120,10 @@ class EncodingStore:
 
     def _make_room(self, most: int) -> int:
         """Deletes what was not used the longest until no more than so many bytes are left."""
-        entries = sorted(self._entries(), key=lambda one: one[1].st_mtime_ns)
+        # Too large a file was not made here and is never read: it goes before all others.
+        entries = sorted(
+            self._entries(), key=lambda one: (one[1].st_size <= MAX_ENTRY, one[1].st_mtime_ns)
+        )
         left = sum(entry.st_size for _, entry in entries)
         for path, entry in entries:
             if left <= most:

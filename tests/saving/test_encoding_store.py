@@ -104,6 +104,14 @@ def spoil_with_a_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def test_a_file_too_large_to_be_an_entry_goes_first_however_new_it_is(tmp_path: Path) -> None:
+    kept(tmp_path, [0, 1])
+    os.truncate(path_of(tmp_path, 0), 1 << 40)
+    os.utime(path_of(tmp_path, 1), (0, 0))
+    kept(tmp_path, [2])
+    assert found(tmp_path) == [1, 2]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
