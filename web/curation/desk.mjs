@@ -33,6 +33,8 @@ const SETTINGS = {
 const QUEUE = 12;
 /** Seconds between looks at a scan that runs, and until the next group after one is done. */
 const LOOK = 1.2;
+/** As long as there is nothing to rank yet. */
+const FIRST_LOOK = 0.2;
 const TURN = 0.6;
 /** Ends what the person no longer waits for. */
 const OVERTAKEN = Symbol("overtaken");
@@ -155,7 +157,7 @@ export class Desk {
   _follow() {
     this._cancel?.();
     if (!this.isScanning) return;
-    this._cancel = this.port.later(LOOK, async () => {
+    this._cancel = this.port.later(this.group ? LOOK : FIRST_LOOK, async () => {
       await this.refresh();
       if (!this.group && !this.busy && this.queue.length) await this.next();
       this._follow();
