@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { CurationPanel } from "./curation/view/curation_panel.mjs";
-import { loadStyles } from "./graph.mjs";
+import { addSidebarTab, loadStyles } from "./page.mjs";
 import { httpPort, newId } from "./ranking/http_port.mjs";
 
 const KEPT = "dpo.curation";
@@ -40,20 +40,13 @@ app.registerExtension({
       memory,
     };
     const panel = new CurationPanel(port, newId);
-    app.extensionManager.sidebarTab.registerSidebarTab({
+    const tab = {
       id: "dpo-curation",
       icon: "pi pi-images",
       title: "DPO folders",
-      label: "DPO folders",
       tooltip: "DPO folders: rank images that lie in a folder",
-      type: "custom",
-      render(element) {
-        if (element.contains(panel.element)) return; // the page asks again whenever it draws
-        element.style.height = "100%";
-        element.append(panel.element);
-        panel.shown();
-      },
-    });
+    };
+    addSidebarTab(tab, panel);
     api.addEventListener("reconnected", () => panel.shown());
   },
 });

@@ -55,18 +55,3 @@ export function passWheel(event) {
   event.preventDefault();
   app.canvas?.processMouseWheel?.(event);
 }
-
-const styles = new Set();
-
-/** Style sheets of the pack, by their paths from here, after that which all share; each once. */
-export function loadStyles(...paths) {
-  for (const path of ["./theme.css", ...paths]) {
-    const { href } = new URL(path, import.meta.url);
-    if (styles.has(href)) continue;
-    styles.add(href);
-    const link = document.createElement("link");
-    link.rel = "stylesheet";
-    link.href = href;
-    document.head.append(link);
-  }
-}

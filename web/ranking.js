@@ -2,7 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { chain, edit, loadStyles, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { chain, edit, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { loadStyles } from "./page.mjs";
 import { httpPort, newId } from "./ranking/http_port.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 

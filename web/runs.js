@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { loadStyles } from "./graph.mjs";
+import { addSidebarTab, loadStyles } from "./page.mjs";
 import { httpPort } from "./ranking/http_port.mjs";
 import { planSettings } from "./runs/settings_plan.mjs";
 import { RunsPanel } from "./runs/view/runs_panel.mjs";
@@ -133,21 +133,13 @@ app.registerExtension({
 
   setup() {
     const panel = new RunsPanel(port);
-    app.extensionManager.sidebarTab.registerSidebarTab({
+    const tab = {
       id: "dpo-runs",
       icon: "pi pi-chart-line",
       title: "DPO runs",
-      label: "DPO runs",
       tooltip: "DPO runs: trainings with their curves, settings and LoRAs",
-      type: "custom",
-      render(element) {
-        if (element.contains(panel.element)) return; // the page asks again whenever it draws
-        element.style.height = "100%";
-        element.append(panel.element);
-        panel.shown();
-      },
-      destroy: () => panel.gone(),
-    });
+    };
+    addSidebarTab(tab, panel);
     api.addEventListener("dpo.metrics", ({ detail }) => panel.follow(detail));
     for (const name of [...ENDS, "reconnected"]) {
       api.addEventListener(name, () => panel.changed());

@@ -6,7 +6,8 @@ import { ChartView } from "./charts/chart_view.mjs";
 import { Feed, finished, readRows, readWarnings } from "./charts/feed.mjs";
 import { pictureOf, readPicture } from "./charts/picture.mjs";
 import { Curves } from "./charts/series.mjs";
-import { chain, edit, loadStyles, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { chain, edit, nodeOf, outputsOf, passWheel, remount } from "./graph.mjs";
+import { loadStyles } from "./page.mjs";
 
 const NODE = "DPOTrainSteps";
 const NAME = "chart";

@@ -164,6 +164,17 @@ test("skip brings the next, and is taken back with its group", async () => {
   assert.deepEqual(desk.progress, { done: 2, all: 2, left: 0 });
 });
 
+test("of a group that is all ranked the first part is shown, and asked for by its number", async () => {
+  const server = new Server("a", "b");
+  const { desk, shown } = deskOf(server);
+  await desk.look({ folder: "output" });
+  server.parts.set("b", [{ state: "done" }, { state: "done" }]);
+  await desk.open("b");
+  assert.equal(shown.at(-1), "b0");
+  const opened = server.asked.filter((one) => one[0]?.includes?.("/b/open"));
+  assert.deepEqual(opened.map(([, body]) => body), [{ session: "default", part: 0 }]);
+});
+
 test("what is ranked already is not skipped by a late key", async () => {
   const server = new Server("a", "b");
   const { desk, shown } = deskOf(server);

@@ -66,6 +66,14 @@ test("filters are bounds in numbers and times", async () => {
     ["0.6", "0.9", "2", undefined, String(9 * 86400 * 1000)],
   );
   assert.deepEqual([asked.problem, asked.prompt, asked.order], ["any", "hill", "newest"]);
+  const bounds = async (filter, name) => {
+    await review.arrange(filter);
+    return [query().get(`${name}_min`), query().get(`${name}_max`)];
+  };
+  assert.deepEqual(await bounds({ agreement: "unsure" }, "agreement"), [null, "0.6"]);
+  assert.deepEqual(await bounds({ agreement: "sure" }, "agreement"), ["0.9", null]);
+  assert.deepEqual(await bounds({ gap: "close" }, "gap"), [null, "0.5"]);
+  assert.deepEqual(await bounds({ gap: "clear" }, "gap"), ["0.5", "2"]);
   await review.arrange({ order: "unsure" });
   assert.equal(query().get("order"), "unsure");
   assert.ok(review.isFiltered);
