@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
-import torch
-from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
-from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
 from ..dpo_core.metadata.comfyui import prompt_behind
-from ..dpo_core.metadata.comfyui_settings import generation_behind, vae_behind
-from ..dpo_core.pairs.latent_file import KnownLatent
-from ..dpo_core.pairs.problem import PairError
+from ..dpo_core.metadata.comfyui_settings import vae_behind
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.ranking.given_votes import given_votes
-from ..dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, identified_images
-from ..dpo_core.ranking.pair_making import PairRules, SessionJudgement, make_preferences
+from ..dpo_core.ranking.image_store import NewImage
+from ..dpo_core.ranking.pair_making import PairRules, make_preferences
 from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
-from ..dpo_core.ranking.session import Session, SessionState
-from ..dpo_core.ranking.session_name import SessionNameError
+from ..dpo_core.ranking.session import SessionState
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
-from .host.latents import known_latents, latent_problems
+from .host.candidates import (
+    NO_PROMPT,
+    add_candidates,
+    candidate_images,
+    graph_metadata,
+    ranking_value,
+)
+from .host.latents import known_latents
+from .host.preferences import images_best_first, or_blocked, pairs_or_blocked, votes_fingerprint
 from .host.progress import say
 from .host.sessions import open_session, session_at, session_paths
 from .host.user import user_of_ranking
@@ -121,11 +122,11 @@ class RankImages(io.ComfyNode):
     ) -> str:
         # Votes count, sets do not: storing the images of a run is no news to the next one.
         try:
-            user, name = user_of_ranking(_value(ranking)), session[0]
+            user, name = user_of_ranking(ranking_value(ranking)), session[0]
         except ValueError as error:
             return str(error)
         prefix = f"{user}/" if user else ""
-        return _fingerprint(None if name is None else prefix + name)
+        return votes_fingerprint(None if name is None else prefix + name)
 
     @classmethod
     def execute(
@@ -143,17 +144,17 @@ class RankImages(io.ComfyNode):
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         inputs = graph.get(node, {}).get("inputs", {})
         link = inputs.get("images")
-        candidates = _candidates(images, prompt, latents)
+        candidates = candidate_images(images, prompt, latents)
         text = next((one for one in prompt if one and one.strip()), None)
         drawn = (cls.hidden.extra_pnginfo or {}).get("workflow")
         text = prompt_behind(graph, link, drawn) if text is None else text
-        metadata = _metadata(graph, link, cls.hidden.extra_pnginfo)
-        given = _value(ranking)
+        metadata = graph_metadata(graph, link, cls.hidden.extra_pnginfo)
+        given = ranking_value(ranking)
         user = user_of_ranking(given)
         opened = open_session(session[0], user)
         new = [NewImage(pixels, metadata, one) for one, pixels in candidates]
         vae = vae_behind(graph, inputs.get("latents")) or vae_behind(graph, link)
-        batch = _stored(opened, new, text or "", known_latents(latents, vae))
+        batch = add_candidates(opened, new, text or "", known_latents(latents, vae))
         ids = [one for one, _ in candidates]
         for vote in given_votes(given, batch.id, ids, opened.problems):
             opened.vote(vote)
@@ -172,13 +173,13 @@ class RankImages(io.ComfyNode):
             _wait(reference, user)
         rules = PairRules(pairs_per_group[0], soft_labels=False)
         outcome = _outcome(opened.state(), batch, given, use[0], rules)
-        lines = [outcome.report] if text else [_NO_PROMPT, outcome.report]
+        lines = [outcome.report] if text else [NO_PROMPT, outcome.report]
         if not text:
-            say(_NO_PROMPT, node)
+            say(NO_PROMPT, node)
         return io.NodeOutput(
-            _pairs_or_blocked(outcome.pairs, user, pairs_per_group[0]),
-            _or_blocked(outcome.images[:1] if outcome.images is not None else None),
-            _or_blocked(outcome.images),
+            pairs_or_blocked(outcome.pairs, user, pairs_per_group[0]),
+            or_blocked(outcome.images[:1] if outcome.images is not None else None),
+            or_blocked(outcome.images),
             ui={"dpo_set": [reference], "text": ["\n".join(lines)]},
         )
 
@@ -210,7 +211,7 @@ class LoadPreferences(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, session: str | None, **_: Any) -> str:
-        return _fingerprint(session)
+        return votes_fingerprint(session)
 
     @classmethod
     def execute(cls, session: str, pairs_per_group: int = 1) -> io.NodeOutput:
@@ -223,14 +224,8 @@ class LoadPreferences(io.ComfyNode):
         rules = PairRules(pairs_per_group, soft_labels=False)
         made = make_preferences(opened.state(), rules)
         user = session.rpartition("/")[0]
-        pairs = _pairs_or_blocked(made.records, user, pairs_per_group)
+        pairs = pairs_or_blocked(made.records, user, pairs_per_group)
         return io.NodeOutput(pairs, made.report, ui={"text": [made.report]})
-
-
-_NO_PROMPT = (
-    "The prompt of these images cannot be told from the graph; their pairs are trained without "
-    "one. Connect the text to the input `prompt`."
-)
 
 
 @dataclass(frozen=True)
@@ -251,7 +246,7 @@ def _outcome(
 ) -> _Outcome:
     ranked = _ranked_set(state, batch, ranking)
     made = make_preferences(state, rules, None if use == "session" else [ranked])
-    return _Outcome(made.records, _images_best_first(state, ranked), made.report)
+    return _Outcome(made.records, images_best_first(state, ranked), made.report)
 
 
 def _ranked_set(state: SessionState, batch: CandidateSet, ranking: Mapping[str, Any]) -> str:
@@ -260,44 +255,6 @@ def _ranked_set(state: SessionState, batch: CandidateSet, ranking: Mapping[str, 
     if state.votes_on(batch.id) or not isinstance(last, str) or last not in state.sets:
         return batch.id
     return last
-
-
-def _images_best_first(state: SessionState, set_id: str) -> Tensor | None:
-    """Shape (n, height, width, 3); None while no image is better than another.
-
-    Images of several sizes lie in the middle of black ones of the largest height and width.
-    """
-    standings = SessionJudgement(state).standings(set_id)
-    if standings[0].rating == standings[-1].rating:
-        return None
-    images = []
-    for one in standings:
-        try:
-            images.append(torch.from_numpy(state.picture(set_id, one.image).pixels()))
-        except PairError:
-            continue  # the report says that it is gone
-    if not images:
-        return None
-    height, width = (max(image.shape[i] for image in images) for i in (0, 1))
-    frames = torch.zeros(len(images), height, width, 3)
-    for frame, image in zip(frames, images, strict=True):
-        top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-        frame[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return frames
-
-
-def _pairs_or_blocked(pairs: PairSet, user: str, pairs_per_group: int) -> Any:
-    if pairs.is_empty:
-        return _or_blocked(None)
-    # Sessions of one name are one taste only where they are one person's, and paired alike.
-    names = [f"{user}/{name}" if user else name for name in pairs.lineage]
-    lineage = tuple(f"{name}, {pairs_per_group} pairs per group" for name in names)
-    return replace(pairs, lineage=lineage)
-
-
-def _or_blocked(value: Any) -> Any:
-    """The value, or what quietly keeps the nodes after it from running."""
-    return ExecutionBlocker(None) if value is None else value
 
 
 def _wait(reference: Mapping[str, Any], user: str) -> None:
@@ -314,77 +271,3 @@ def _wait(reference: Mapping[str, Any], user: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted,
         lambda: bool(server.sockets),
     )
-
-
-def _stored(
-    session: Session, images: Sequence[NewImage], prompt: str, latents: Sequence[KnownLatent]
-) -> CandidateSet:
-    try:
-        return session.add_set(images, prompt, latents)
-    except OSError as error:
-        raise ValueError(
-            f"The images could not be stored in {session.folder} ({error.strerror or error}). "
-            "Nothing half-written is left, and what was chosen before is safe. Make room on the "
-            "disk and run again."
-        ) from error
-
-
-def _candidates(
-    images: Sequence[Tensor], prompts: Sequence[str], latents: Sequence[Any]
-) -> list[tuple[str, Any]]:
-    """Ids and pixels, as they are stored, from batches, single images and lists of them.
-
-    Raises:
-        ValueError: they cannot be ranked together, with everything that is in the way.
-    """
-    singles = [one for image in images for one in (image if image.ndim == 4 else [image])]
-    problems = latent_problems(latents, len(singles))
-    found: list[tuple[str, Any]] = []
-    if len(singles) > MAX_IMAGES:
-        problems.append(
-            f"There are {len(singles)} images; at most {MAX_IMAGES} can be ranked together. Make "
-            "smaller batches."
-        )
-    else:
-        found = identified_images([one[..., :3].cpu().float().numpy() for one in singles])
-        if len({one for one, _ in found}) < 2:
-            problems.append(
-                "There is only one image. Set batch_size to 2 or more." if len(singles) == 1
-                else f"There are {len(singles)} images, but all of them are the same."
-            )
-    if len({one for one in prompts if one and one.strip()}) > 1:
-        problems.append(
-            "The images have several prompts. Rank those of one prompt at a time: give one text."
-        )
-    if problems:
-        raise ValueError("These images cannot be ranked:\n- " + "\n- ".join(problems))
-    return found
-
-
-def _value(ranking: Sequence[Any]) -> Mapping[str, Any]:
-    value = ranking[0] if ranking else None
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError("`ranking` must be an object, such as {}.")
-    return value
-
-
-def _metadata(graph: Any, link: Any, extra: Any) -> dict[str, str]:
-    """What the stored PNGs say of how they were made, as ComfyUI's own do."""
-    if args.disable_metadata:
-        return {}
-    chunks = {"prompt": graph, "dpo_generation": generation_behind(graph, link), **(extra or {})}
-    written = {name: json.dumps(chunk) for name, chunk in chunks.items() if chunk}
-    if sum(map(len, written.values())) > MAX_METADATA_CHARS:
-        return {name: text for name, text in written.items() if name == "dpo_generation"}
-    return written
-
-
-def _fingerprint(session: str | None) -> str:
-    """Changes when votes do; `session` is None where it is not known before the node runs."""
-    try:
-        paths = session_paths() if session is None else [session]
-        return " ".join(session_at(path).fingerprint() for path in paths)
-    except (SessionNameError, OSError) as error:
-        return str(error)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ranking.circle import circle_of
+from ..ranking.completion import is_ranked
 from ..ranking.pair_making import SessionJudgement
 from ..ranking.session import SessionState
-from ..ranking.tournament import start
-from ..ranking.vote import MAX_IMAGES, CandidateSet, Vote
+from ..ranking.vote import MAX_IMAGES, Vote
 from .diary import Diary, Opened
 from .found_image import FoundImage
 from .groups import Group, in_shares
@@ -144,27 +144,6 @@ class SessionProgress:
         votes = self._votes.get(opened.set_id, [])
         state = "done" if is_ranked(candidates, votes) else "begun" if votes else "todo"
         return Part(images, opened, len(votes), state)
-
-
-def is_ranked(candidates: CandidateSet, votes: Iterable[Vote]) -> bool:
-    """True if the votes on a set are what one of the ways of ranking asks for.
-
-    Best and worst named, the images put in order, the tournament's planned matches played, or
-    every image labelled.
-    """
-    matches: set[frozenset[str]] = set()
-    labels: dict[str, str] = {}
-    for vote in votes:
-        if vote["kind"] in ("best_worst", "ranking", "swap"):
-            return True
-        if vote["kind"] == "comparison":
-            matches.add(frozenset((vote["left"], vote["right"])))
-        elif vote["kind"] == "thumbs":
-            labels.update(vote["labels"])
-    if matches and len(matches) >= start(len(candidates.images), 0)["planned"]:
-        return True
-    labelled = {image for image, label in labels.items() if label != "none"}
-    return labelled.issuperset(candidates.image_ids)
 
 
 def counts(groups: Iterable[GroupProgress]) -> Mapping[str, int]:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from ..metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 from ..pairs.latent_file import KnownLatent
 from ..pairs.record import Picture
+from .completion import is_ranked
 from .image_store import ImageStore, NewImage
 from .latent_store import LATENTS, LatentStore
 from .session_name import SessionNameError, same_session, session_name
@@ -64,6 +65,10 @@ class SessionState:
     def votes_on(self, set_id: str) -> list[Vote]:
         """The votes that count on one set, oldest first."""
         return [vote for vote in self.votes if vote["set"] == set_id]
+
+    def is_ranked(self, set_id: str) -> bool:
+        """Whether a set has the votes that one of the ways of ranking asks for."""
+        return set_id in self.sets and is_ranked(self.sets[set_id], self.votes_on(set_id))
 
     def digest(self, set_ids: Iterable[str] | None = None) -> str:
         """Hex digest of the votes that count, on some sets or on all."""

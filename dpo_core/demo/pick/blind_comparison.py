@@ -14,7 +14,7 @@ from ...ranking.image_store import identified_images
 from ...ranking.pair_making import SessionJudgement
 from ...ranking.session import Session, SessionState
 from ..picks import Question
-from .groups import is_ranked, new_images
+from .groups import new_images
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BlindComparison:
 
     def answered(self, state: SessionState) -> list[bool]:
         """Of each set, whether the person has said something, be it to pass over it."""
-        return [set_id in state.sets and is_ranked(state, set_id) for set_id in self.lora]
+        return [state.is_ranked(set_id) for set_id in self.lora]
 
     def share(self, state: SessionState) -> Share | None:
         """How often the LoRA's picture was preferred; None before the first answer.

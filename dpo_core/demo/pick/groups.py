@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ...pairs.latent_file import KnownLatent
 from ...ranking.image_store import NewImage
-from ...ranking.session import Session, SessionState
-from ...ranking.tournament import resumed
-from ...ranking.vote import Vote
+from ...ranking.session import Session
 from ..network import FlowNetwork, to_pictures
 from ..picks import draw_pictures, first_seed, prompt_pool
 
@@ -68,29 +66,3 @@ def new_images(pictures: Tensor, seeds: tuple[int, ...]) -> list[NewImage]:
         NewImage(pixels, {"seed": str(seed)})
         for pixels, seed in zip(to_pictures(pictures), seeds, strict=True)
     ]
-
-
-def is_ranked(state: SessionState, set_id: str) -> bool:
-    """True if a set was picked from, put in order, labelled, or its tournament played."""
-    votes = state.votes_on(set_id)
-    if any(vote["kind"] in ("best_worst", "ranking") for vote in votes):
-        return True
-    images = [image.id for image in state.sets[set_id].images]
-    labels = {image: label for vote in votes for image, label in vote.get("labels", {}).items()}
-    if all(labels.get(image, "none") != "none" for image in images):
-        return True
-    events = [_event(vote, images) for vote in votes if vote["kind"] in ("comparison", "swap")]
-    if not events:
-        return False
-    return bool(resumed(len(images), int(set_id[:8], 16), events)["phase"] == "standings")
-
-
-def _event(vote: Vote, images: list[str]) -> dict[str, object]:
-    if vote["kind"] == "swap":
-        return {"type": "swap", "up": images.index(vote["up"]), "down": images.index(vote["down"])}
-    return {
-        "type": "choose",
-        "left": images.index(vote["left"]),
-        "right": images.index(vote["right"]),
-        "result": vote["result"],
-    }

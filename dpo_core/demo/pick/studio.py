@@ -28,7 +28,7 @@ from ..network import load_base, to_tensor
 from ..picks import Question, draw_pictures, encoded_pair, questions
 from ..sheet import contact_sheet
 from .blind_comparison import BlindComparison, in_words
-from .groups import LATENT, draw_groups, is_ranked, new_images
+from .groups import LATENT, draw_groups, new_images
 from .worker import Stopped, Worker
 
 MIN_PAIRS = 4
@@ -144,7 +144,7 @@ class Studio:
         return {
             "session": self.session.name,
             "folder": str(self.session.folder.resolve()),
-            "groups": [{"set_id": one, "ranked": is_ranked(state, one)} for one in state.sets],
+            "groups": [{"set_id": one, "ranked": state.is_ranked(one)} for one in state.sets],
             "wanted": self._wanted,
             "pairs": self._count(),
             "min_pairs": MIN_PAIRS,
