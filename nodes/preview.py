@@ -84,7 +84,7 @@ class PreviewNode(io.ComfyNode):
         guidance: float = PreviewSettings.guidance,
     ) -> io.NodeOutput:
         settings = PreviewSettings(
-            prompts, every, seed, steps, float(cfg), sampler, scheduler, width, height,
+            steps, float(cfg), sampler, scheduler, width, height, prompts, every, seed,
             float(guidance),
         )
         if problems := settings.problems():

@@ -10,7 +10,14 @@ from functools import lru_cache
 
 @lru_cache
 def field_docs(settings: type) -> dict[str, str]:
-    """The text under each field of a settings class, one line each."""
+    """The text under each field of a settings class and of those it extends, one line each."""
+    docs: dict[str, str] = {}
+    for part in reversed(settings.__mro__[:-1]):
+        docs |= _own_docs(part)
+    return docs
+
+
+def _own_docs(settings: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(settings))
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)

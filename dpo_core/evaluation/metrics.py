@@ -23,11 +23,12 @@ NAMES = (
     "errors/reference_chosen",
     "errors/reference_rejected",
     "prediction_change",
+    "kl",
     "grad_norm",
 )
 """In the order of :func:`step_metrics`. Rewards and margin are differences of mean squared errors,
 not multiplied by beta; ``gradient_factor`` is mean s(-d), what is still to be learned of a pair;
-``prediction_change`` is mean |policy - reference|^2 over mean |reference|^2.
+``kl`` is mean |policy - reference|^2, and ``prediction_change`` that over mean |reference|^2.
 
 Chosen and rejected are, of a ranked group, its best and its worst image, and of single images the
 liked and the disliked ones. What needs a reference is NaN where none was asked, and so is what a
@@ -56,7 +57,7 @@ def step_metrics(results: Sequence[PassResult], grad_norm: Tensor) -> Tensor:
 
     single = results[0].labels.liked is not None
     chosen_reward, rejected_reward = mean("best", "chosen"), mean("worst", "rejected")
-    power = mean("power")
+    power, change = mean("power"), mean("change")
     return torch.stack([
         mean("total"),
         mean("preference"),
@@ -70,7 +71,8 @@ def step_metrics(results: Sequence[PassResult], grad_norm: Tensor) -> Tensor:
         mean("last", "rejected"),
         mean("reference_first", "chosen"),
         mean("reference_last", "rejected"),
-        mean("change") / power.clamp_min(torch.finfo(power.dtype).tiny),
+        change / power.clamp_min(torch.finfo(power.dtype).tiny),
+        change,
         grad_norm.to(power),
     ])
 

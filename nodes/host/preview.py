@@ -2,23 +2,20 @@
 
 They are sampled through the very model that is being trained, its adapter in place, so that
 nothing is loaded anew but what the VAE has pushed out. Training must not notice: see
-:func:`_sampling`.
+:func:`~.sampling.sampling`.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import comfy.model_management
 import comfy.sample
-import latent_preview
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,6 +30,7 @@ from .encoding import PromptEncoder, encoding_store
 from .injection import TrainedModel
 from .latents import vae_file
 from .progress import Progress
+from .sampling import SamplerSettings, decoded, picture, prompts_of, sampled_latents, sampling
 
 SHOWN_COLUMNS = 4
 """Of the filmstrip while training runs: a node is narrow. At the end it is shown whole."""
@@ -41,8 +39,8 @@ LARGE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class PreviewSettings:
-    """What is sampled, and when."""
+class PreviewSettings(SamplerSettings):
+    """What is sampled, and when. The negative prompt is empty."""
 
     prompts: str = "a photo of a cat"
     """One prompt a line. Each is sampled whenever a preview is due: few prompts keep it quick."""
@@ -53,25 +51,6 @@ class PreviewSettings:
     seed: int = 0
     """The first prompt is sampled with this seed, the next with the next one, always the same."""
 
-    steps: int = 20
-    """Of the sampler, as in KSampler."""
-
-    cfg: float = 7.0
-    """As in KSampler. 1 for models that have guidance built in, such as Flux, and for distilled
-    ones. The negative prompt is empty."""
-
-    sampler: str = "euler"
-    """As in KSampler."""
-
-    scheduler: str = "normal"
-    """As in KSampler."""
-
-    width: int = 512
-    """Of the pictures, in pixels. Smaller ones are sooner done."""
-
-    height: int = 512
-    """Of the pictures, in pixels."""
-
     guidance: float = 3.5
     """For models that have guidance built in, such as Flux: what you generate with. Other models
     ignore it."""
@@ -79,18 +58,14 @@ class PreviewSettings:
     @property
     def lines(self) -> tuple[str, ...]:
         """The prompts; empty lines do not count."""
-        return tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
+        return prompts_of(self.prompts)
 
     def problems(self) -> list[str]:
         """Everything out of range, each with its fix."""
         found = [] if self.lines else ["There is no prompt: write at least one line."]
-        for name in ("every", "steps"):
-            if getattr(self, name) < 1:
-                found.append(f"{name} is {getattr(self, name)}: use 1 or more.")
-        for name in ("width", "height"):
-            if getattr(self, name) < 16:
-                found.append(f"{name} is {getattr(self, name)}: use 16 or more.")
-        return found
+        if self.every < 1:
+            found.append(f"every is {self.every}: use 1 or more.")
+        return found + super().problems()
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +180,7 @@ class Previews:
         name = "the base" if step == BASE else f"step {step}"
         began, failed = self._now(), ""
         try:
-            with adapter, _sampling(self._trained.patcher.load_device):
+            with adapter, sampling(self._trained.patcher.load_device):
                 pictures = self._pictures(name)
             self._strip.add(step, pictures)
             self._progress.show(("JPEG", self._strip.drawn(columns), None))
@@ -226,33 +201,15 @@ class Previews:
             of = f"{number + 1} of {len(settings.lines)}"
             self._progress.say(f"preview of {name}: picture {of}")
             latents.append(self._latent(number))
-        return [_decoded(self._preview.vae, latent) for latent in latents]
+        return [picture(decoded(self._preview.vae, latent)) for latent in latents]
 
     def _latent(self, number: int) -> Tensor:
         """What KSampler gives for this prompt."""
-        settings, patcher = self._preview.settings, self._trained.patcher
-        empty = torch.zeros(1, 4, settings.height // 8, settings.width // 8)
-        empty = comfy.sample.fix_empty_latent_channels(patcher, empty, downscale_ratio_spacial=8)
-        seed = settings.seed + number
-        noise = comfy.sample.prepare_noise(empty, seed)
-        sampled: Tensor = comfy.sample.sample(
-            patcher, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler,
-            [self._preview.positive[number]], [self._preview.negative], empty,
-            callback=self._live(), disable_pbar=True, seed=seed,
+        preview, settings = self._preview, self._preview.settings
+        return sampled_latents(
+            self._trained.patcher, preview.positive[number], preview.negative, settings,
+            settings.seed + number, 1, self._progress,
         )
-        return sampled
-
-    def _live(self) -> Callable[..., None]:
-        """Shows a picture as it forms, where the host does so."""
-        patcher = self._trained.patcher
-        previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
-
-        def callback(_: int, denoised: Tensor, *others: Any) -> None:
-            self._progress.show(
-                previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
-            )
-
-        return callback
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
@@ -281,35 +238,6 @@ class Previews:
                 f"Previews take {share:.0%} of the time. For less: a larger every, fewer prompts, "
                 "fewer steps of the sampler, or smaller pictures.", serious=False,
             )
-
-
-@contextmanager
-def _sampling(device: torch.device) -> Iterator[None]:
-    """Inside, the host samples as for anybody; nothing of it reaches the training.
-
-    Its kernels are those without a gradient, what it makes are inference tensors, and random
-    numbers drawn or seeded inside are not missed outside.
-    """
-    python, numpy_state = random.getstate(), np.random.get_state()
-    cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    in_training = comfy.model_management.in_training
-    comfy.model_management.in_training = False
-    try:
-        with torch.random.fork_rng(list(cards)), torch.inference_mode():
-            yield
-    finally:
-        comfy.model_management.in_training = in_training
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        comfy.model_management.soft_empty_cache()
-
-
-def _decoded(vae: Any, latent: Tensor) -> Image.Image:
-    """The picture of a latent; of a clip its first frame."""
-    pixels = vae.decode(latent)
-    frames = pixels.reshape(-1, *pixels.shape[-3:])
-    values = (255 * frames[0, ..., :3].float().cpu().clamp(0, 1)).round().to(torch.uint8)
-    return Image.fromarray(values.numpy())
 
 
 def _why(error: Exception) -> str:

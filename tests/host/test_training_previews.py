@@ -55,7 +55,7 @@ class HungryVae:
 def preview_of(kind: str, vae: Any, **options: Any) -> Any:
     module = pack_module("nodes.host.preview")
     values = {"every": 2, "steps": 2, "cfg": 2.0, "width": SIDE, "height": SIDE} | options
-    settings = module.PreviewSettings("\n\n".join(PROMPTS) + "\n", **values)
+    settings = module.PreviewSettings(prompts="\n\n".join(PROMPTS) + "\n", **values)
     entries = tuple(prompt(kind, seed) for seed in range(21, 22 + len(PROMPTS)))
     return module.Preview(settings, entries[:-1], entries[-1], vae)
 
@@ -272,7 +272,8 @@ def test_the_first_frame_is_shown_in_its_own_colours(shape: tuple[int, ...]) -> 
         def decode(self, latent: torch.Tensor) -> torch.Tensor:
             return pixels
 
-    shown = np.asarray(pack_module("nodes.host.preview")._decoded(Decoder(), torch.zeros(1)))
+    sampling = pack_module("nodes.host.sampling")
+    shown = np.asarray(sampling.picture(sampling.decoded(Decoder(), torch.zeros(1))))
     frame = pixels[0] if len(shape) == 4 else pixels[0, 0]
     assert shown.shape == (8, 16, 3)
     assert abs(shown.astype(float) - 255 * frame.numpy().clip(0, 1)).max() <= 0.5
