@@ -5,11 +5,15 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .adapter import AdapterNode
+from .comparison import BlindCompare
 from .dataset import DatasetFromLatents, EncodePairs
 from .exchange import ImportPreferences
+from .host.judge_files import register_judges_folder
+from .judging import JudgeImages, JudgeNode
 from .lora import LoadLora, SaveLora
 from .noise import NoiseNode
 from .objective import ObjectiveNode
+from .online import OnlineRoundsNode
 from .optimizer import OptimizerNode
 from .pairs import (
     ExportPairFolder,
@@ -25,6 +29,7 @@ from .trainer import TrainerNode, TrainStepsNode
 from .validation import ValidationNode
 
 register_routes()
+register_judges_folder()
 
 
 class DPOExtension(ComfyExtension):
@@ -37,6 +42,9 @@ class DPOExtension(ComfyExtension):
             JoinPairs,
             RankImages,
             LoadPreferences,
+            JudgeNode,
+            JudgeImages,
+            BlindCompare,
             ExportPairFolder,
             EncodePairs,
             DatasetFromLatents,
@@ -48,6 +56,7 @@ class DPOExtension(ComfyExtension):
             PreviewNode,
             TrainerNode,
             TrainStepsNode,
+            OnlineRoundsNode,
             LoadLora,
             SaveLora,
         ]

@@ -12,23 +12,13 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ..dpo_core.metadata.comfyui import prompt_behind
-from ..dpo_core.metadata.comfyui_settings import vae_behind
 from ..dpo_core.pairs.record import PairSet
 from ..dpo_core.ranking.given_votes import given_votes
-from ..dpo_core.ranking.image_store import NewImage
 from ..dpo_core.ranking.pair_making import PairRules, make_preferences
 from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import SessionState
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
-from .host.candidates import (
-    NO_PROMPT,
-    add_candidates,
-    candidate_images,
-    graph_metadata,
-    ranking_value,
-)
-from .host.latents import known_latents
+from .host.candidates import NO_PROMPT, incoming, ranking_value
 from .host.preferences import images_best_first, or_blocked, pairs_or_blocked, votes_fingerprint
 from .host.progress import say
 from .host.sessions import open_session, session_at, session_paths
@@ -141,22 +131,15 @@ class RankImages(io.ComfyNode):
         prompt: Sequence[str] = ("",),
         latents: Sequence[Any] = (),
     ) -> io.NodeOutput:
-        graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
-        inputs = graph.get(node, {}).get("inputs", {})
-        link = inputs.get("images")
-        candidates = candidate_images(images, prompt, latents)
-        text = next((one for one in prompt if one and one.strip()), None)
-        drawn = (cls.hidden.extra_pnginfo or {}).get("workflow")
-        text = prompt_behind(graph, link, drawn) if text is None else text
-        metadata = graph_metadata(graph, link, cls.hidden.extra_pnginfo)
+        node = str(cls.hidden.unique_id)
+        made = incoming(
+            images, prompt, latents, cls.hidden.prompt, node, cls.hidden.extra_pnginfo
+        )
         given = ranking_value(ranking)
         user = user_of_ranking(given)
         opened = open_session(session[0], user)
-        new = [NewImage(pixels, metadata, one) for one, pixels in candidates]
-        vae = vae_behind(graph, inputs.get("latents")) or vae_behind(graph, link)
-        batch = add_candidates(opened, new, text or "", known_latents(latents, vae))
-        ids = [one for one, _ in candidates]
-        for vote in given_votes(given, batch.id, ids, opened.problems):
+        batch = made.add_to(opened)
+        for vote in given_votes(given, batch.id, made.ids, opened.problems):
             opened.vote(vote)
         context = get_executing_context()
         reference = {
@@ -173,8 +156,8 @@ class RankImages(io.ComfyNode):
             _wait(reference, user)
         rules = PairRules(pairs_per_group[0], soft_labels=False)
         outcome = _outcome(opened.state(), batch, given, use[0], rules)
-        lines = [outcome.report] if text else [NO_PROMPT, outcome.report]
-        if not text:
+        lines = [outcome.report] if made.prompt else [NO_PROMPT, outcome.report]
+        if not made.prompt:
             say(NO_PROMPT, node)
         return io.NodeOutput(
             pairs_or_blocked(outcome.pairs, user, pairs_per_group[0]),

@@ -24,6 +24,7 @@ from server import PromptServer
 from ..dpo_core.ranking.requests import RankingRequests
 from ..dpo_core.request import RequestRefused
 from .answering import Answer, Handler, answered, body_of, off_the_loop
+from .comparison_routes import add_comparison_routes
 from .curation_routes import add_curation_routes
 from .host.sessions import ranking_requests
 from .host.user import user_of_request
@@ -43,6 +44,7 @@ def register_routes() -> None:
         logging.warning("DPO: this pack is installed twice. Remove one of the two folders.")
         return
     add_routes(server.routes)
+    add_comparison_routes(server.routes)
     add_run_routes(server.routes)
     add_training_routes(server.routes)
     add_curation_routes(server.routes)

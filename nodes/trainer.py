@@ -71,7 +71,11 @@ class TrainerNode(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to teach. LoRAs loaded before count as "
                                "part of it."),
-                Dataset.Input("dataset", optional=True, tooltip="The encoded pairs."),
+                Dataset.Input(
+                    "dataset", optional=True,
+                    tooltip="The encoded pairs. Leave it open for Online Rounds, which draw their "
+                    "own.",
+                ),
                 io.Int.Input("rank", default=16, min=1, max=1024, tooltip=adapter["rank"]),
                 io.Float.Input(
                     "alpha", default=16.0, min=0.01, max=65536.0, step=0.5, tooltip=adapter["alpha"]
@@ -206,6 +210,8 @@ class TrainerNode(io.ComfyNode):
             )
             if continue_from is None and (before := trainer.origin.run) is not None:
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
+        if dataset is None:
+            said.append("without pairs of its own: for Online Rounds")
         if shaped.records:
             said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):
@@ -256,7 +262,13 @@ class TrainStepsNode(io.ComfyNode):
     @classmethod
     def execute(cls, trainer: TrainerValue, steps: int, min_pairs: int) -> io.NodeOutput:
         numbers = {"steps": steps, "min_pairs": min_pairs}
-        if problems := [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]:
+        problems = [f"{n} is {v}: use 1 or more." for n, v in numbers.items() if v < 1]
+        if not (trainer.dataset.records or trainer.dataset.lineage):
+            problems.append(
+                "No dataset is connected to Trainer: connect the pairs to learn from, or use "
+                "Online Rounds, which draw their own."
+            )
+        if problems:
             raise ValueError("This cannot be trained:\n- " + "\n- ".join(problems))
         progress = Progress(steps, cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
         if len(trainer.dataset.records) < min_pairs:
@@ -306,7 +318,8 @@ def _shaped(
 ) -> tuple[EncodedPairs, EncodedPairs]:
     """What the objective learns from and is tried on, as the model takes it."""
     if dataset is None:
-        raise ValueError("No dataset is connected: connect the pairs to learn from.")
+        nothing = EncodedPairs(())
+        return nothing, nothing  # the pairs of online training are yet to be drawn
     objective, validation = settings.objective, settings.validation
     if objective.problems() or (validation is not None and validation.problems()):
         return dataset, dataset  # what it learns from cannot be told

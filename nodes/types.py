@@ -13,6 +13,7 @@ Adapter = io.Custom("DPO_ADAPTER")
 Trainer = io.Custom("DPO_TRAINER")
 Validation = io.Custom("DPO_VALIDATION")
 Preview = io.Custom("DPO_PREVIEW")
+Judge = io.Custom("DPO_JUDGE")
 Lora = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 
@@ -24,5 +25,12 @@ class Ranking(io.ComfyTypeI):
     Type = dict
 
     class Input(io.WidgetInput):
-        def __init__(self, id: str, tooltip: str, optional: bool = False) -> None:
-            super().__init__(id, optional=optional, tooltip=tooltip, default={}, socketless=True)
+        def __init__(
+            self, id: str, tooltip: str, optional: bool = False, blind: bool = False
+        ) -> None:
+            # The page reads `blind` and shows a comparison of two sides in place of a ranking.
+            extra = {"blind": True} if blind else None
+            super().__init__(
+                id, optional=optional, tooltip=tooltip, default={}, socketless=True,
+                extra_dict=extra,
+            )  # fmt: skip

@@ -20,6 +20,9 @@ HOST = {
 CORE_LIBRARIES = {"PIL", "numpy", "peft", "safetensors", "torch"}
 OPTIMIZERS = {"bitsandbytes", "prodigyopt"}
 """May be missing: imported where they are used, and only by the optimiser."""
+TRANSFORMERS = Path("dpo_core/judging")
+"""The room with judges of that library, which PEFT brings along. It takes seconds to import: that
+is done where a judge is loaded."""
 TABLES = Path("dpo_core/exchange/arrow.py")
 """The one file that imports pyarrow, which may be missing."""
 TORCH_FREE_LIBRARIES = {"PIL", "numpy"}
@@ -44,13 +47,19 @@ MAY_IMPORT = {
     "exchange": {"metadata", "pairs"},
     "training": {"pairs"},
     "evaluation": {"pairs", "training"},
+    "judging": {"pairs", "ranking"},
+    "comparison": {"evaluation", "judging", "metadata", "pairs", "ranking", "request"},
+    "online": {"evaluation", "judging", "pairs", "ranking", "saving"},
     "run": {"pairs", "training", "evaluation"},
     "saving": {"pairs", "training", "evaluation", "run"},
     "runs": {"request", "pairs", "training", "evaluation", "run", "saving"},
-    "demo": {"request", "pairs", "ranking", "training", "evaluation", "run", "saving"},
+    "demo": {
+        "comparison", "evaluation", "judging", "online", "pairs", "ranking", "request", "run",
+        "saving", "training",
+    },
     "__main__": {"demo"},
 }
-TORCH_FREE = {"curation", "exchange", "metadata", "pairs", "ranking"}
+TORCH_FREE = {"comparison", "curation", "exchange", "metadata", "pairs", "ranking"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ def the_core_imports_its_libraries(root: Path) -> list[str]:
             or (found.module[0] == "urllib" and found.module[:2] != QUOTING)
         )
         and not (found.module[0] in OPTIMIZERS and found.file.name == "optimizer.py")
+        and not (found.module[0] == "transformers" and found.file.parent == TRANSFORMERS)
         and not (found.module[0] == "pyarrow" and found.file == TABLES)
     ]
 
@@ -225,6 +235,7 @@ def test_holds_in_this_project(rule: Rule) -> None:
         (the_core_imports_its_libraries, "dpo_core/run.py", "from ..nodes.host import session"),
         (the_core_imports_its_libraries, "dpo_core/run.py", "from dpo_core.pairs import record"),
         (the_core_imports_its_libraries, "dpo_core/exchange/a.py", "import pyarrow.parquet"),
+        (the_core_imports_its_libraries, "dpo_core/training/a.py", "import transformers"),
         (these_rooms_need_no_torch, "dpo_core/pairs/record.py", "from torch import Tensor"),
         (these_rooms_need_no_torch, "dpo_core/pairs/a.py", "import safetensors.torch"),
         (rooms_import_in_one_direction, "dpo_core/pairs/a.py", "from ..saving import b"),
@@ -259,6 +270,7 @@ def test_imports_of_the_own_room_and_of_allowed_ones_pass(tmp_path: Path) -> Non
         "dpo_core/saving/a.py": "from .atomic import b\nfrom ..run import c\nimport torch, json",
         "dpo_core/pairs/a.py": "from PIL import Image\nfrom . import b\nimport safetensors.numpy",
         "dpo_core/__main__.py": "from .demo import command",
+        "dpo_core/judging/a.py": "def b():\n    from transformers import CLIPModel",
         "dpo_core/exchange/arrow.py": "import pyarrow.parquet\nfrom ..pairs import b",
         "dpo_core/demo/pick/a.py": "import http.server\nfrom urllib.parse import unquote",
         "nodes/quote.py": "from urllib.parse import quote",

@@ -1,4 +1,4 @@
-"""The command lines of demo and laboratory."""
+"""The command lines of demo, laboratory and contest."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.interval import Share
+from .contest import ARMS, entries, run_contest
+from .contest_table import contest_table
 from .demo import DemoSettings, run_demo
 from .laboratory import run_laboratory, table_of, trials
 from .methods import METHODS
 from .network import load_base
+from .online import RoundSettings
 from .pick.command import add_pick_arguments, run_pick
 from .taste import DEFAULT_TASTE, TASTES, taste
 
 
 def add_arguments(commands: Any) -> None:
-    """Adds ``demo`` and ``laboratory`` to the subcommands."""
+    """Adds ``demo``, ``laboratory`` and ``online`` to the subcommands."""
     parser = commands.add_parser(
         "demo", help="train a LoRA on a taste and compare", description=_TASTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,11 +51,42 @@ def add_arguments(commands: Any) -> None:
         help="tried one after the other; default: each method's own",
     )
     laboratory.set_defaults(run=_laboratory)
+    _add_contest_arguments(commands)
+
+
+def _add_contest_arguments(commands: Any) -> None:
+    online, size = commands.add_parser(
+        "online", help="compare online, offline and supervised training", description=_ARMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ), RoundSettings()
+    online.add_argument("--taste", default="low_horizon", help="the judge; default: low_horizon")
+    online.add_argument("--out", type=Path, default=Path("dpo_online"))
+    online.add_argument("--arms", nargs="+", default=list(ARMS)[:3], metavar="ARM")
+    online.add_argument("--rounds", type=int, default=size.rounds)
+    online.add_argument(
+        "--prompts", nargs="+", type=int, default=[2, 4, 8], metavar="COUNT",
+        help="prompts of a round; several are tried one after the other",
+    )
+    online.add_argument(
+        "--images", type=int, default=size.images_per_prompt, help="pictures of a prompt"
+    )
+    online.add_argument(
+        "--steps", type=int, default=size.steps_per_round, help="training steps of a round"
+    )
+    online.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    online.add_argument("--judged", type=int, default=48, help="held-out pictures of each seed")
+    online.add_argument(
+        "--learning-rates", nargs="+", type=float, default=[0.0], metavar="RATE",
+        help="tried one after the other; default: each arm's own",
+    )
+    online.set_defaults(run=_contest)
 
 
 _TASTES = "Tastes:\n" + "\n".join(f"  {t.name:14} prefers {t.wish}" for t in TASTES.values())
 
 _METHODS = "Methods:\n" + "\n".join(f"  {name}" for name in METHODS)
+
+_ARMS = "Arms:\n" + "\n".join(f"  {name}" for name in ARMS)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -86,6 +120,18 @@ def _laboratory(options: argparse.Namespace) -> None:
     )
     rows = run_laboratory(load_base(), taste(options.taste), wanted, options.out, _Bar())
     sys.stdout.write(f"\n{table_of(rows)}\nPlot: {options.out / 'plot.png'}\n")
+
+
+def _contest(options: argparse.Namespace) -> None:
+    sizes = [
+        RoundSettings(options.rounds, prompts, options.images, options.steps)
+        for prompts in options.prompts
+    ]
+    wanted = entries(
+        options.arms, sizes, options.seeds, options.judged, options.learning_rates
+    )
+    rows = run_contest(load_base(), taste(options.taste), wanted, options.out, _Bar())
+    sys.stdout.write(f"\n{contest_table(rows)}\nPlot: {options.out / 'plot.png'}\n")
 
 
 class _Bar:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..evaluation.interval import wilson
 from ..run import train
-from ..saving.atomic import write_atomically
 from ..training.adapter import AdapterSettings
 from ..training.dataset import EncodedPairs
 from ..training.reference_cache import ReferenceCache
@@ -29,6 +28,7 @@ from .network import FlowNetwork
 from .picks import Question, drawn, picked_pairs, questions
 from .plot import plot_methods
 from .taste import Taste
+from .trial_file import found_or_run, write_summary
 
 ADAPTER = AdapterSettings(8, 8.0)
 
@@ -115,17 +115,9 @@ def run_laboratory(
     found = []
     for i, trial in enumerate(wanted):
         path = folder / "trials" / f"{_name(trial, taste, base)}.json"
-        row = _read(path)
-        if row is None:
-            row = asdict(trial) | {"taste": taste.name} | bench.judge(trial)
-            text = json.dumps(row, indent=2) + "\n"
-            write_atomically(path, partial(_write, text=text))
-        found.append(row)
+        found.append(found_or_run(path, partial(_result, bench, trial, taste)))
         progress("laboratory", i + 1, len(wanted))
-    table = table_of(found)
-    write_atomically(folder / "table.md", partial(_write, text=table))
-    plot = plot_methods(found)
-    write_atomically(folder / "plot.png", lambda part: plot.save(part, format="PNG"))
+    write_summary(folder, table_of(found), plot_methods(found))
     return found
 
 
@@ -221,6 +213,10 @@ class _Bench:
         return self._held_out[key]
 
 
+def _result(bench: _Bench, trial: Trial, taste: Taste) -> dict[str, Any]:
+    return asdict(trial) | {"taste": taste.name} | bench.judge(trial)
+
+
 def _mean(rows: Sequence[dict[str, Any]], name: str) -> str:
     values = [row[name] for row in rows]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -236,14 +232,3 @@ def _name(trial: Trial, taste: Taste, base: str) -> str:
     """Digest of everything that decides the result."""
     content = [asdict(trial), asdict(trial.how.settings(trial.seed)), taste.name, base]
     return blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return row
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

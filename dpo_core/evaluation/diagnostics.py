@@ -248,9 +248,11 @@ _RULES: dict[str, Callable[[Watch, Mapping[str, float]], str | None]] = {
 _SERIOUS = ("chosen spoiled", "hacking", "swapped")
 
 
-def watched(rows: Iterable[Mapping[str, float]], supervised: bool = False) -> Watch:
-    """A watch that has read a history."""
-    watch = Watch(supervised)
+def watched(
+    rows: Iterable[Mapping[str, float]], supervised: bool = False, online: bool = False
+) -> Watch:
+    """A watch that has read a history; arguments as of :class:`Watch`."""
+    watch = Watch(supervised, online)
     for row in rows:
         watch.take(row)
     return watch

@@ -140,6 +140,31 @@ def model_file(graph: Graph, node: Node) -> str | None:
     return None
 
 
+def loaded_models(graph: Graph, sampler: Node) -> list[str]:
+    """The file of a sampler's model and the LoRAs on it, in the order they were applied."""
+    for part in with_parts(graph, sampler):
+        found = []
+        for node in _behind(graph, part, "model"):
+            found += _lora_on(graph, node)
+            if file := _first_text(graph, node, _MODEL_FILES):
+                return [file, *reversed(found)]
+    return []
+
+
+def _lora_on(graph: Graph, node: Node) -> list[str]:
+    """What a node that applies a LoRA applies, where it tells."""
+    inputs = node["inputs"]
+    strength = graph.plain(inputs.get("strength_model"))
+    holder = graph.node(graph.routed(inputs.get("lora"))) or node
+    name = _first_text(graph, holder, ("lora_name",))
+    if name is None and holder is not node:
+        name = f"a LoRA of {holder['class_type']}"[:MAX_VALUE_CHARS]
+    if name is None:
+        return []
+    told = isinstance(strength, (int, float)) and strength != 1
+    return [f"{name} x {strength:g}" if told else name]
+
+
 def vae_file(graph: Graph, node: Node) -> str | None:
     """The file of the VAE a node was given."""
     return file_behind(graph, node, "vae", _VAE_FILES)
@@ -156,13 +181,23 @@ def with_parts(graph: Graph, sampler: Node) -> Iterator[Node]:
 
 def file_behind(graph: Graph, node: Node, name: str, files: tuple[str, ...]) -> str | None:
     """The file behind a node's input of this name, past nodes that have such an input, too."""
+    found = (_first_text(graph, one, files) for one in _behind(graph, node, name))
+    return next((file for file in found if file is not None), None)
+
+
+def _behind(graph: Graph, node: Node, name: str) -> Iterator[Node]:
+    """The nodes that lead to a node's input of this name, the nearest first."""
     for _ in range(MAX_HOPS):
         before = graph.node(graph.routed(node["inputs"].get(name)))
         if before is None:
-            return None
+            return
+        yield before
         node = before
-        for one in files:
-            file = graph.plain(node["inputs"].get(one))
-            if isinstance(file, str):
-                return file[:MAX_VALUE_CHARS]
+
+
+def _first_text(graph: Graph, node: Node, names: tuple[str, ...]) -> str | None:
+    for one in names:
+        text = graph.plain(node["inputs"].get(one))
+        if isinstance(text, str):
+            return text[:MAX_VALUE_CHARS]
     return None

@@ -8,6 +8,7 @@ from .comfyui_graph import Graph, is_link
 from .comfyui_sampler import (
     MAX_VALUE_CHARS,
     Sampler,
+    loaded_models,
     model_file,
     samplers_among,
     vae_file,
@@ -47,6 +48,17 @@ def vae_behind(graph: object, link: object) -> str | None:
         if is_link(node["inputs"].get("vae")):
             return vae_file(known, node)
     return None
+
+
+def models_behind(graph: object, link: object) -> list[str]:
+    """The model that sampled the pictures of a link, and the LoRAs on it, as a person reads them.
+
+    Files by name, a LoRA with its strength, those nearest to the model first; empty where the graph
+    does not tell of a model. Arguments as `comfyui.prompt_behind`.
+    """
+    known = Graph.of(graph)
+    samplers = samplers_among(known, known.pictures_behind(link))
+    return loaded_models(known, samplers[0].node) if samplers else []
 
 
 def _of_sampler(graph: Graph, sampler: Sampler) -> dict[str, Any]:

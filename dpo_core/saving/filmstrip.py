@@ -52,6 +52,10 @@ class Filmstrip:
     def has(self, step: int) -> bool:
         return step in self._columns
 
+    def files(self, step: int) -> list[Path]:
+        """The pictures of a column, by prompt."""
+        return [self._file(step, number) for number in range(len(self._prompts))]
+
     def add(self, step: int, pictures: Sequence[Image.Image]) -> None:
         """Keeps a column; one of the same step is replaced.
 
@@ -79,8 +83,7 @@ class Filmstrip:
             return
         for step in steps:
             if other.has(step) and not self.has(step):
-                files = [other._file(step, number) for number in range(len(self._prompts))]
-                self.add(step, [_opened(file) for file in files])
+                self.add(step, [_opened(file) for file in other.files(step)])
 
     def drawn(self, most: int = MOST_COLUMNS) -> Image.Image:
         """The strip with at most so many columns, evenly spaced, the base and the last step's too.
@@ -99,8 +102,7 @@ class Filmstrip:
 
     def _thumbnails(self, step: int) -> list[Image.Image]:
         found = []
-        for number in range(len(self._prompts)):
-            path = self._file(step, number)
+        for path in self.files(step):
             if path.name not in self._small:
                 self._small[path.name] = _thumbnail_of(path)
             found.append(self._small[path.name])
@@ -119,7 +121,7 @@ class Filmstrip:
                    for column in index["columns"]]
         return sorted(
             step for step in columns
-            if all(self._file(step, number).is_file() for number in range(len(self._prompts)))
+            if all(path.is_file() for path in self.files(step))
         )
 
     def _make_way(self) -> None:
@@ -132,7 +134,6 @@ class Filmstrip:
         self.folder.rename(beside)
 
     def _write_index(self) -> None:
-        prompts = range(len(self._prompts))
         content = {
             "version": VERSION,
             "prompts": self._prompts,
@@ -141,7 +142,7 @@ class Filmstrip:
             "columns": [
                 {
                     "step": None if step == BASE else step,
-                    "files": [self._file(step, number).name for number in prompts],
+                    "files": [path.name for path in self.files(step)],
                 }
                 for step in self._columns
             ],

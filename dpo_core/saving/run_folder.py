@@ -19,6 +19,7 @@ from .checkpoint import is_whole, read_checkpoint, write_checkpoint
 from .metrics_log import MetricsLog
 from .tensor_file import read_tensors, write_tensors
 
+REFERENCE = "reference.safetensors"
 REFERENCE_ERRORS = "reference_errors.safetensors"
 END, AUTOSAVE = "step", "autosave"
 """How the names of checkpoints begin: where a training ended or was stopped, and in between."""
@@ -189,9 +190,18 @@ class RunFolder:
 
     def save_reference(self, reference: Mapping[str, Tensor]) -> None:
         """Keeps the frozen reference with the run, once: continued runs anchor to the original."""
-        path = self.path / "reference.safetensors"
+        path = self.path / REFERENCE
         if not path.exists():
             write_tensors(path, reference, checked=True)
+
+    def reference(self) -> dict[str, Tensor] | None:
+        """The frozen reference of the run; None if the bare model is.
+
+        Raises:
+            OSError: there is one, but it cannot be read.
+        """
+        path = self.path / REFERENCE
+        return read_tensors(path)[0] if path.exists() else None
 
     def save_reference_errors(self, errors: Mapping[str, Tensor], key: str) -> None:
         """Keeps what the reference makes of cached draws; ``key`` says of which reference."""

@@ -4,22 +4,77 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.cli_args import args
 from torch import Tensor
 
-from ...dpo_core.metadata.comfyui_settings import generation_behind
+from ...dpo_core.metadata.comfyui import prompt_behind
+from ...dpo_core.metadata.comfyui_settings import generation_behind, vae_behind
 from ...dpo_core.pairs.latent_file import KnownLatent
 from ...dpo_core.ranking.image_store import MAX_METADATA_CHARS, NewImage, identified_images
 from ...dpo_core.ranking.session import Session
 from ...dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
-from .latents import latent_problems
+from .latents import known_latents, latent_problems
 
 NO_PROMPT = (
     "The prompt of these images cannot be told from the graph; their pairs are trained without "
     "one. Connect the text to the input `prompt`."
 )
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Images on their way into a session.
+
+    Attributes:
+        ids: of the images as they came, those of equal content being equal.
+        prompt: what they were made with, as far as it is given or the graph tells; else empty.
+    """
+
+    ids: tuple[str, ...]
+    prompt: str
+    images: tuple[NewImage, ...]
+    latents: tuple[KnownLatent, ...]
+
+    def add_to(self, session: Session) -> CandidateSet:
+        """The images as a set of the session, durably. Raises ValueError."""
+        return add_candidates(session, self.images, self.prompt, self.latents)
+
+
+def incoming(
+    images: Sequence[Tensor],
+    prompts: Sequence[str],
+    latents: Sequence[Any],
+    graph: Any,
+    node: str,
+    extra: Mapping[str, Any] | None,
+) -> Incoming:
+    """The images of a node that takes lists, with all the graph tells of them.
+
+    Args:
+        graph: the prompt that is run, node ids to nodes.
+        node: the node's id; its inputs are called `images` and `latents`.
+        extra: what the page sent besides, for the metadata of images.
+
+    Raises:
+        ValueError: they cannot be ranked together, with everything that is in the way.
+    """
+    inputs = (graph or {}).get(node, {}).get("inputs", {})
+    link = inputs.get("images")
+    found = candidate_images(images, prompts, latents)
+    text = next((one for one in prompts if one and one.strip()), None)
+    if text is None:
+        text = prompt_behind(graph or {}, link, (extra or {}).get("workflow"))
+    metadata = graph_metadata(graph, link, extra)
+    vae = vae_behind(graph or {}, inputs.get("latents")) or vae_behind(graph or {}, link)
+    return Incoming(
+        tuple(one for one, _ in found),
+        text or "",
+        tuple(NewImage(pixels, metadata, one) for one, pixels in found),
+        tuple(known_latents(latents, vae)),
+    )
 
 
 def ranking_value(ranking: Sequence[Any]) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ _NOT_ENCODING = {
 _SAID_BY_REPR = (bool, int, float, complex, str, bytes, slice, torch.dtype)
 _NOT_OF_TOKENS = {"patcher", "cond_stage_model", "tokenizer", "tokenizer_options"}
 """Of a text encoder: what a tokenizer does is seen in the tokens."""
+_NOT_OF_VISION = {"patcher", "model", "naf", "load_device"}
 
 
 def vae_identity(vae: Any) -> str | None:
@@ -43,6 +44,11 @@ def vae_identity(vae: Any) -> str | None:
 def clip_identity(clip: Any) -> str | None:
     """Equal for text encoders that make the same of the same tokens; None if it cannot be told."""
     return _told(lambda: _clip(clip))
+
+
+def clip_vision_identity(clip_vision: Any) -> str | None:
+    """Equal for CLIP vision models that see alike; None if it cannot be told."""
+    return _told(lambda: _clip_vision(clip_vision))
 
 
 def content_digest(value: Any) -> str | None:
@@ -89,6 +95,17 @@ def _clip(clip: Any) -> str:
     encodes = type(clip).encode_from_tokens_scheduled, type(clip).encode_from_tokens
     _update(digest, encodes, module)
     _update_model(digest, clip.patcher, module)
+    return digest.hexdigest()
+
+
+def _clip_vision(clip_vision: Any) -> str:
+    digest = blake2b(digest_size=16)
+    plain = {
+        name: one for name, one in vars(clip_vision).items() if name not in _NOT_OF_VISION
+    }
+    parts = (_host(), plain, clip_vision.load_device.type, type(clip_vision).encode_image)
+    _update(digest, parts, clip_vision.model)
+    _update_model(digest, clip_vision.patcher, clip_vision.model)
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, TypeGuard
@@ -221,6 +221,12 @@ class PromptEncoder:
         self._clip, self._guidance, self._store = clip, guidance, store
         self._state = clip_state(clip)
         self._identity = None if self._state is None else clip_identity(clip)
+
+    def encode_all(self, prompts: Iterable[str]) -> dict[str, Conditioning]:
+        """Every prompt's entry. Raises as :meth:`encode` does."""
+        # Outside inference mode: what is kept may be trained with.
+        with torch.inference_mode(False), torch.no_grad():
+            return {prompt: self.encode(prompt)[0] for prompt in prompts}
 
     def encode(self, prompt: str) -> tuple[Conditioning, bool]:
         """The prompt's only entry, and whether it was known.

@@ -24,6 +24,11 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "dpo" / "runs"
 
 
+def online_folder() -> Path:
+    """Of what is known of rounds of online training."""
+    return Path(folder_paths.get_output_directory()) / "dpo" / "online"
+
+
 def encodings_folder() -> Path:
     """Of encoded images and prompts. Not `temp`, which the host empties at every start, and not
     its `user` folder, which people back up; here, beside sessions and runs, there is room."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ...dpo_core.judging.judged_set import BY_JUDGE
 from ...dpo_core.pairs.problem import PairError
 from ...dpo_core.pairs.record import PairSet
 from ...dpo_core.ranking.pair_making import SessionJudgement
 from ...dpo_core.ranking.session import SessionState
 from ...dpo_core.ranking.session_name import SessionNameError
+from ...dpo_core.ranking.vote import encode_record
 from .sessions import session_at, session_paths
 
 
@@ -22,6 +26,18 @@ def votes_fingerprint(session: str | None) -> str:
     try:
         paths = session_paths() if session is None else [session]
         return " ".join(session_at(path).fingerprint() for path in paths)
+    except (SessionNameError, OSError) as error:
+        return str(error)
+
+
+def votes_of_people(session: str | None) -> str:
+    """As :func:`votes_fingerprint`, of the votes that no judge has cast."""
+    if session is None:
+        return votes_fingerprint(None)
+    try:
+        votes = session_at(session).state().votes
+        mine = [encode_record(vote) for vote in votes if vote.get("by") != BY_JUDGE]
+        return blake2b(b"".join(mine), digest_size=16).hexdigest()
     except (SessionNameError, OSError) as error:
         return str(error)
 
@@ -42,17 +58,22 @@ def pairs_or_blocked(pairs: PairSet, user: str, pairs_per_group: int) -> Any:
 
 
 def images_best_first(state: SessionState, set_id: str) -> Tensor | None:
-    """Shape (n, height, width, 3); None while no image is better than another.
-
-    Images of several sizes lie in the middle of black ones of the largest height and width.
-    """
+    """As :func:`images_in_order`; None while no image is better than another."""
     standings = SessionJudgement(state).standings(set_id)
     if standings[0].rating == standings[-1].rating:
         return None
+    return images_in_order(state, set_id, [one.image for one in standings])
+
+
+def images_in_order(state: SessionState, set_id: str, image_ids: Sequence[str]) -> Tensor | None:
+    """Images of a set, shape (n, height, width, 3); None if all of them are gone.
+
+    Images of several sizes lie in the middle of black ones of the largest height and width.
+    """
     images = []
-    for one in standings:
+    for image_id in image_ids:
         try:
-            images.append(torch.from_numpy(state.picture(set_id, one.image).pixels()))
+            images.append(torch.from_numpy(state.picture(set_id, image_id).pixels()))
         except PairError:
             continue  # the report says that it is gone
     if not images:

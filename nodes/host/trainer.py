@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dpo_core.run import TrainingError, TrainSettings, TrainState
-from ...dpo_core.saving.lora_file import lora_metadata, lora_ranks, lora_tensors
+from ...dpo_core.saving.lora_file import lora_layers, lora_metadata, lora_ranks, lora_tensors
 from ...dpo_core.saving.run_folder import RunFolder, run_id
 from ...dpo_core.training.adapter import AdapterSettings
 from ...dpo_core.training.dataset import EncodedPairs, tensor_digest
@@ -87,12 +87,16 @@ def build_trainer(
     start_over: bool = False,
     preview: Preview | None = None,
     when_out_of_memory: str = "stop",
+    online_round: int = 0,
 ) -> Trainer:
     """The trainer of checked parts.
 
     A growing collection of pairs has one training for each model and settings: unless told to
     ``start_over``, it goes on from the furthest step reached with an earlier state of it, or is
     found again where just these pairs were trained on.
+
+    ``online_round`` is the number of the round of online training whose pairs these are, 0 where
+    they come from elsewhere.
     """
     content = {
         "version": VERSION,
@@ -107,6 +111,8 @@ def build_trainer(
         "continues": None if origin.run is None else [origin.run.id, origin.step],
         "restart": 0,
     }
+    if online_round:
+        content["online_round"] = online_round
     run = RunFolder(runs_folder(), content)
     if dataset.lineage and origin.run is None:
         run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)
@@ -172,6 +178,26 @@ def metadata_of(
         steps=trainer.step,
         pairs=len(trainer.dataset.records),
     )
+
+
+def as_reference(trainer: Trainer, parameters: Mapping[str, Tensor]) -> dict[str, LoraWeights]:
+    """Parameters of the trainer's adapter as a LoRA that another training is held to.
+
+    Args:
+        trainer: whose they are.
+        parameters: by the names of :meth:`~..dpo_core.training.adapter.Adapter.parameters`.
+    """
+    existing, ranks = trainer.origin.existing, lora_ranks(parameters)
+
+    def alpha(layer: str) -> float | None:
+        if existing is not None:
+            return existing[layer].alpha
+        return trainer.adapter.alpha_at(ranks[layer]) if layer in ranks else None
+
+    return {
+        layer: LoraWeights(parts, alpha(layer))
+        for layer, parts in lora_layers(parameters).items()
+    }
 
 
 def reference_key(trainer: Trainer) -> str:

@@ -45,6 +45,23 @@ def user_of_ranking(ranking: Mapping[str, Any]) -> str:
     return _known(ranking.get("user")) if args.multi_user else EVERYBODY
 
 
+def user_and_session(text: str) -> tuple[str, str]:
+    """Whose session a node without a `ranking` input names, and its name: ``user/name``.
+
+    Raises:
+        UnknownUser: there are several users, and none of them is named.
+    """
+    if not args.multi_user:
+        return EVERYBODY, text
+    user, _, name = text.rpartition("/")
+    if user not in users():
+        raise UnknownUser(
+            "This ComfyUI has several users: write whose session this is before its name, with a "
+            f"slash between them. The users are {', '.join(users()) or 'not known yet'}."
+        )
+    return user, name
+
+
 def _known(user: Any) -> str:
     if user not in users():
         raise UnknownUser(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,8 +17,9 @@ import pytest
 import torch
 
 from dpo_core import __main__ as command
+from dpo_core.comparison.comparison import BlindComparison
 from dpo_core.demo.network import load_base
-from dpo_core.demo.pick.blind_comparison import BlindComparison, in_words
+from dpo_core.demo.pick.blind_comparison import SIDES, compare_blind, in_words
 from dpo_core.demo.pick.command import _open_browser
 from dpo_core.demo.pick.groups import group
 from dpo_core.demo.pick.studio import PickSettings, Studio, encoded_pairs
@@ -138,10 +138,7 @@ def test_begun_again_it_is_where_it_was(studio: Studio) -> None:
 def test_the_comparison_hides_which_is_which_and_counts_the_loras_wins(
     studio: Studio,
 ) -> None:
-    blind = BlindComparison(
-        **json.loads((studio.run.path / "result.json").read_text())["blind"]
-    )
-    session = studio.store.session(blind.session)
+    session = studio.store.session(studio.state()["result"]["blind"]["session"])
     sets = session.state().sets
     for candidates in sets.values():
         ids = [image.id for image in candidates.images]
@@ -149,9 +146,8 @@ def test_the_comparison_hides_which_is_which_and_counts_the_loras_wins(
         for image in ids:
             text = session.images.path(image).read_bytes()
             assert b"lora" not in text.lower() and b"base" not in text.lower()
-    for set_id, lora in blind.lora.items():
-        other = next(i.id for i in sets[set_id].images if i.id != lora)
-        answer(session, set_id, left=lora, right=other, result="left")
+    for one in BlindComparison(session, SIDES).state().asked:
+        answer(session, one.set_id, left=one.b, right=one.a, result="left")
     state = studio.state()["result"]["blind"]
     assert state["answered"] == [True, True]
     low, high = wilson(2, 2)[1:3]
@@ -165,30 +161,13 @@ def answer(session: Session, set_id: str, left: str, right: str, result: str) ->
     )
 
 
-def test_ties_count_one_half_and_what_is_passed_over_nothing(tmp_path: Path) -> None:
+def test_what_came_out_the_same_is_not_asked(tmp_path: Path) -> None:
     session = SessionStore(tmp_path).session("blind")
-    asked = questions(5, 0, held_out=True)
-    before = torch.zeros(5, 3, 64, 64)
-    after = torch.stack([torch.full((3, 64, 64), i / 5) for i in range(5)])
-    blind = BlindComparison.prepare(session, asked, before, after)
-    assert blind.identical == 1 and len(blind.lora) == 4
-    state = session.state()
-    assert blind.share(state) is None
-    sets = [(set_id, lora, state.sets[set_id]) for set_id, lora in blind.lora.items()]
-    for (set_id, lora, candidates), result in zip(
-        sets, ("right", "tie", "both_bad", "skip"), strict=True
-    ):
-        base = next(image.id for image in candidates.images if image.id != lora)
-        answer(session, set_id, left=lora, right=base, result=result)
-    share = blind.share(session.state())
-    # One lost; tie, both bad and the identical pictures a half each.
-    assert share is not None and (share.value, share.trials) == (1.5 / 4, 4)
-    assert blind.answered(session.state()) == [True] * 4
-    # The last word counts.
-    session.undo(session.state().votes[0]["id"])
-    share = blind.share(session.state())
-    assert share is not None and share.trials == 3
-    assert blind.answered(session.state()) == [False, True, True, True]
+    before = torch.zeros(3, 3, 64, 64)
+    after = torch.stack([torch.full((3, 64, 64), i / 3) for i in range(3)])
+    blind = compare_blind(session, questions(3, 0, held_out=True), before, after)
+    state = blind.state()
+    assert (state.identical, len(state.asked), len(session.state().sets)) == (1, 2, 2)
 
 
 def test_words_say_no_more_than_the_interval() -> None:

@@ -50,6 +50,7 @@ def test_every_number_by_hand() -> None:
         "errors/reference_chosen": 0.625,  # (1 + .25) / 2
         "errors/reference_rejected": 2.0,
         "prediction_change": 0.05,  # .1 / 2
+        "kl": 0.1,
         "grad_norm": 3.0,
     })
 
@@ -77,6 +78,7 @@ def test_means_are_over_pairs_not_over_batches() -> None:
     assert found["dpo/reward_margin"] == pytest.approx(0.5)
     # Change and power are averaged before they are divided: (.9 + .7) / (3 + 3).
     assert found["prediction_change"] == pytest.approx(1.6 / 6)
+    assert found["kl"] == pytest.approx(0.4)  # 1.6 / 4
 
 
 def test_metrics_keep_the_errors_dtype_for_devices_without_float64() -> None:
@@ -153,6 +155,6 @@ def test_without_a_reference_there_are_no_rewards_but_a_margin() -> None:
     missing = {name for name, value in found.items() if math.isnan(value)}
     assert missing == {
         "dpo/chosen_reward", "dpo/rejected_reward", "dpo/mean_reward", "errors/reference_chosen",
-        "errors/reference_rejected", "prediction_change",
+        "errors/reference_rejected", "prediction_change", "kl",
     }
     assert found["dpo/reward_margin"] == 1.5 and found["dpo/accuracy"] == 1.0

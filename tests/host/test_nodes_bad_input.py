@@ -359,7 +359,7 @@ def test_conditioning_of_another_models_text_encoder(
 def test_a_trainer_without_a_dataset(comfy_server: ComfyServer, model: Prompt) -> None:
     prompt = model | {"trainer": trainer(), "steps": train_steps("trainer", 1)}
     del prompt["trainer"]["inputs"]["dataset"]
-    assert "No dataset is connected" in refusal(comfy_server, prompt, "trainer")
+    assert "No dataset is connected" in refusal(comfy_server, prompt, "steps")
 
 
 def test_widgets_out_of_range_do_not_start(comfy_server: ComfyServer, model: Prompt) -> None:

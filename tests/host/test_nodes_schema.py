@@ -45,7 +45,29 @@ INPUTS: dict[str, dict[str, tuple[str, Any]]] = {
         "prompt": ("STRING", None),
         "latents": ("LATENT", None),
     },
+    "DPOBlindCompare": {
+        "images_a": ("IMAGE", REQUIRED),
+        "images_b": ("IMAGE", REQUIRED),
+        "prompts": ("STRING", ""),
+        "session": ("STRING", "blind"),
+        "ranking": ("DPO_RANKING", None),
+    },
     "DPOLoadPreferences": {"session": ("COMBO", REQUIRED)},
+    "DPOJudge": {
+        "kind": ("COMBO", "sharpness"),
+        "weight": ("FLOAT", 1.0),
+        "also": ("DPO_JUDGE", None),
+    },
+    "DPOJudgeImages": {
+        "images": ("IMAGE", REQUIRED),
+        "judge": ("DPO_JUDGE", REQUIRED),
+        "session": ("STRING", "default"),
+        "use": ("COMBO", "session"),
+        "pairs_per_group": ("INT", 1),
+        "min_gap": ("FLOAT", 0.0),
+        "prompt": ("STRING", None),
+        "latents": ("LATENT", None),
+    },
     "DPOExportPairFolder": {
         "pairs": ("DPO_PAIRS", REQUIRED),
         "folder": ("STRING", "dpo/export"),
@@ -174,6 +196,9 @@ OUTPUTS = {
     "DPOImportPreferences": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
     "DPORankImages": [("pairs", "DPO_PAIRS"), ("best", "IMAGE"), ("ranked", "IMAGE")],
     "DPOLoadPreferences": [("pairs", "DPO_PAIRS"), ("report", "STRING")],
+    "DPOBlindCompare": [("report", "STRING")],
+    "DPOJudge": [("judge", "DPO_JUDGE")],
+    "DPOJudgeImages": [("pairs", "DPO_PAIRS"), ("scores", "STRING"), ("ranked", "IMAGE")],
     "DPOExportPairFolder": [("path", "STRING")],
     "DPOEncodePairs": [("dataset", "DPO_DATASET")],
     "DPODatasetFromLatents": [("dataset", "DPO_DATASET")],
@@ -202,6 +227,12 @@ OPTIONS = {
     ("DPOExportPairFolder", "layout"): ["pair_folder", "onetrainer", "huggingface"],
     ("DPORankImages", "mode"): ["best_worst", "rank", "side_by_side", "thumbs"],
     ("DPORankImages", "use"): ["session", "this_batch"],
+    ("DPOJudgeImages", "use"): ["session", "this_batch"],
+    ("DPOJudge", "kind"): [
+        "sharpness", "contrast", "colourfulness", "brightness", "target_colour",
+        "saturation_penalty", "clip_similarity", "reward_model", "aesthetic", "vision_language",
+        "registered",
+    ],
     ("DPOOptimizer", "schedule"): ["constant", "cosine", "linear"],
     ("DPOAdapter", "type"): ["lora", "rslora", "dora", "loha", "lokr"],
     ("DPOAdapter", "targets"): [
@@ -212,7 +243,10 @@ OPTIONS = {
         "sequential", "policy_concurrent", "full_concurrent", "auto",
     ],
 }
-OUTPUT_NODES = {"DPOExportPairFolder", "DPORankImages", "DPOSaveLoRA", "DPOTrainSteps"}
+OUTPUT_NODES = {
+    "DPOBlindCompare", "DPOExportPairFolder", "DPOJudgeImages", "DPORankImages", "DPOSaveLoRA",
+    "DPOTrainSteps",
+}
 
 
 def _inputs(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any], bool]]:
@@ -269,7 +303,8 @@ def test_a_trainers_seed_stays_as_it_is_from_run_to_run(comfy_server: ComfyServe
 
 def test_image_and_latent_sockets_take_lists(comfy_server: ComfyServer) -> None:
     """ComfyUI would otherwise call the node once per element."""
-    for node_id in ("DPOPairsFromImages", "DPODatasetFromLatents", "DPORankImages"):
+    listed = ("DPOPairsFromImages", "DPODatasetFromLatents", "DPORankImages", "DPOJudgeImages")
+    for node_id in listed:
         assert comfy_server.object_info(node_id)["is_input_list"] is True
 
 

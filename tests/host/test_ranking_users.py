@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from typing import Any
 
 import pytest
+from hostkit.judging import judge, judging
 from hostkit.ranking import ranking, shown_set
 from hostkit.server import ComfyServer, Reply, RunResult
 from hostkit.workflows import node
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,17 @@ def test_a_node_waits_for_its_own_user(server: ComfyServer, users: tuple[str, st
     assert server.post(done, {}, {"Comfy-User": ben}).status == 404
     assert server.post(done, {}, {"Comfy-User": anna}).status == 200
     assert server.wait(prompt_id, timeout=30).status == "success"
+
+
+def test_a_judge_keeps_what_it_says_in_the_session_of_the_user_it_names(
+    server: ComfyServer, users: tuple[str, str]
+) -> None:
+    anna, _ = users
+    refused = server.queue(judging("mine", judge("contrast")))
+    assert "write whose session this is before its name" in refused.error and anna in refused.error
+    prompt = judging(f"{anna}/mine", judge("contrast"))
+    prompt["pairs"]["inputs"]["folder"] = "mine"
+    result = server.queue(prompt)
+    (shown, *_) = result.outputs["judged"]["images"]
+    assert Image.open(io.BytesIO(server.image(shown))).size == (16, 16)
+    assert asked(server, "/dpo/sessions", anna).json()["sessions"][-1]["name"] == "mine"

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from dpo_core.metadata.comfyui_settings import generation_behind, vae_behind
+from dpo_core.metadata.comfyui_settings import (
+    generation_behind,
+    models_behind,
+    vae_behind,
+)
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -92,3 +96,22 @@ def _two_vaes() -> dict[str, Any]:
 )
 def test_the_vae_that_pictures_or_latents_passed_last(link: Any, file: str | None) -> None:
     assert vae_behind(_two_vaes(), link) == file
+
+
+def test_the_loras_on_a_model_in_the_order_they_were_applied() -> None:
+    graph = {
+        "sampler": node("KSampler", model=["second", 0], positive=["text", 0], steps=20),
+        "second": node("LoraModelLoader", model=["shift", 0], lora=["lora", 0], strength_model=0.5),
+        "lora": node("DPOLoadLoRA", lora_name="two.safetensors"),
+        "shift": node("ModelSamplingSD3", model=["first", 0], shift=3),
+        "first": node("LoraLoaderModelOnly", model=["file", 0], lora_name="one.safetensors",
+                      strength_model=1.0),
+        "file": node("UNETLoader", unet_name="base.safetensors"),
+    }  # fmt: skip
+    expected = ["base.safetensors", "one.safetensors", "two.safetensors x 0.5"]
+    assert models_behind(graph, ["sampler", 0]) == expected
+    graph["lora"] = node("DPOTrainSteps", trainer=["trainer", 0], steps=40)
+    graph["first"]["inputs"]["strength_model"] = "much"
+    trained = ["base.safetensors", "one.safetensors", "a LoRA of DPOTrainSteps x 0.5"]
+    assert models_behind(graph, ["sampler", 0]) == trained
+    assert models_behind(graph, ["file", 0]) == models_behind(None, None) == []

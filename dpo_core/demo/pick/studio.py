@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...comparison.comparison import BlindComparison
 from ...evaluation.chart import draw_chart
 from ...pairs.record import PairSet, Picture
 from ...ranking.image_store import ImageStore
@@ -27,7 +28,7 @@ from ..denoiser import attached, build_adapter
 from ..network import load_base, to_tensor
 from ..picks import Question, draw_pictures, encoded_pair, questions
 from ..sheet import contact_sheet
-from .blind_comparison import BlindComparison, in_words
+from .blind_comparison import SIDES, compare_blind, in_words
 from .groups import LATENT, draw_groups, new_images
 from .worker import Stopped, Worker
 
@@ -166,9 +167,9 @@ class Studio:
         result = self._read("result.json")
         if result is None:
             return None
-        blind = BlindComparison(**result["blind"])
-        state = self.store.session(blind.session).state()
-        share = blind.share(state)
+        blind = BlindComparison(self.store.session(result["blind"]["session"]), SIDES).state()
+        # The page keeps it to itself while it asks, so nothing needs to be revealed.
+        tally = blind.tally(blind.outcomes)
         return {
             "steps": result["steps"],
             "pairs": result["pairs"],
@@ -183,12 +184,12 @@ class Studio:
                 for one in result["pictures"]
             ],
             "blind": {
-                "session": blind.session,
-                "sets": list(blind.lora),
-                "answered": blind.answered(state),
+                "session": blind.session.name,
+                "sets": [one.set_id for one in blind.asked],
+                "answered": [one.set_id in blind.answered for one in blind.asked],
                 "identical": blind.identical,
                 "share": None
-                if share is None
+                if (share := tally.share) is None
                 else {**share._asdict(), "text": str(share), "words": in_words(share)},
             },
         }
@@ -242,12 +243,12 @@ class Studio:
         )
         save_picture(folder / "curves.png", draw_chart(self.run.metrics(steps), "your taste"))
         session = self.store.session(f"blind-{self.run.id}-{steps}")
-        blind = BlindComparison.prepare(session, asked, before[k:], after[k:])
+        compare_blind(session, asked, before[k:], after[k:])
         result = {
             "steps": steps,
             "pairs": pairs,
             "pictures": self._stored(shown, before[:k], after[:k]),
-            "blind": blind.as_json(),
+            "blind": {"session": session.name},
         }
         self._write("result.json", result)
 

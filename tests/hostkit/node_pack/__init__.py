@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
@@ -226,6 +228,45 @@ class StoppedVAE:
         vae.encode = encode
         return (vae,)
 
+
+def redness(images: list[Any], prompt: str) -> list[float]:
+    return [float(image[..., 0].mean()) for image in images]
+
+
+def darker(first: Any, second: Any, prompt: str) -> float:
+    return float(first.mean() < second.mean())
+
+
+darker.pairwise = True  # type: ignore[attr-defined]
+
+
+def counted(images: list[Any], prompt: str) -> list[float]:
+    """Notes in the output folder that it was asked."""
+    with open(Path(folder_paths.get_output_directory()) / "judged.txt", "a") as file:
+        file.write(f"{prompt}\n")
+    return redness(images, prompt)
+
+
+def stops(first: Any, second: Any, prompt: str) -> float:
+    """Presses Stop; being asked again is an error."""
+    if comfy.model_management.processing_interrupted():
+        raise RuntimeError("Judging goes on although Stop was pressed.")
+    comfy.model_management.interrupt_current_processing()
+    return 1.0
+
+
+stops.pairwise = True  # type: ignore[attr-defined]
+
+DPO_JUDGES = {
+    "test redness": redness,
+    "test darker": darker,
+    "test counted": counted,
+    "test stops": stops,
+    "test raises": lambda images, prompt: images[len(images)],
+    "test nan": lambda images, prompt: [float("nan") for _ in images],
+    "test all alike": lambda images, prompt: [1.0 for _ in images],
+    "no judge": 7,
+}
 
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls

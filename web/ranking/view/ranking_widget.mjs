@@ -37,6 +37,10 @@ export class RankingWidget {
     this.board.arrive(reference, this._stage.matches(":hover"));
   }
 
+  leaveFull() {
+    if (this.isFull) this._toggleFull();
+  }
+
   nameOf = (id) => `Image ${1 + (this.board.set?.images.findIndex((one) => one.id === id) ?? -1)}`;
 
   dispose() {

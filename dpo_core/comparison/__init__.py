@@ -1,0 +1,1 @@
+"""Which of two ways to draw is preferred, asked without saying which picture is whose."""

@@ -1,0 +1,1 @@
+"""Who says which of several images is better, when it is not a person."""

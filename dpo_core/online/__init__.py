@@ -1,0 +1,1 @@
+"""Rounds of online preference training: images of the policy, judged, trained on."""

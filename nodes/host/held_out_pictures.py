@@ -1,0 +1,113 @@
+"""Pictures of prompts and seeds that are never trained on, drawn round after round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...dpo_core.judging.judge import PairwiseJudge, Pixels
+from ...dpo_core.judging.panel import Panel
+from ...dpo_core.saving.filmstrip import BASE, Filmstrip
+from .encoding import PromptEncoder
+from .latents import vae_file
+from .online_settings import OnlineSettings
+from .policy import policy_model
+from .progress import Progress
+from .sampling import SamplerSettings, decoded, picture, sampled_latents
+from .trainer import Trainer
+
+FOLDER = "held_out"
+
+
+class HeldOutPictures:
+    """A fixed grid of prompts and seeds, kept as a filmstrip with a column for each round.
+
+    Args:
+        folder: of the rounds.
+        settings: what is drawn, and how.
+        encoder: of the prompts.
+        vae: the host's VAE.
+        first: the trainer before all rounds, with which later ones are compared.
+    """
+
+    def __init__(
+        self, folder: Path, settings: OnlineSettings, encoder: PromptEncoder, vae: Any,
+        first: Trainer,
+    ) -> None:
+        self._settings, self._encoder, self._vae, self._first = settings, encoder, vae, first
+        self._cells = settings.held_out
+        sampler = {
+            name: value for name, value in asdict(settings).items()
+            if name in (*SamplerSettings.__dataclass_fields__, "guidance", "negative")
+        }
+        said = {"seeds": [seed for _, seed in self._cells], **sampler, "vae": vae_file(vae)}
+        self.strip = Filmstrip(folder / FOLDER, [prompt for prompt, _ in self._cells], said)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def draw(self, policy: Trainer, progress: Progress) -> None:
+        """Draws the column of a policy, unless it is there.
+
+        Raises:
+            TrainingError: the policy's checkpoint is gone or damaged.
+            OSError: no room.
+        """
+        column = _column(policy)
+        if not self._cells or self.strip.has(column):
+            return
+        negative = self._settings.negative
+        encoded = self._encoder.encode_all([*(prompt for prompt, _ in self._cells), negative])
+        latents = []
+        with policy_model(policy) as patcher:
+            for number, (prompt, seed) in enumerate(self._cells, 1):
+                progress.say(f"held-out picture {number} of {len(self._cells)}")
+                latents.append(sampled_latents(
+                    patcher, encoded[prompt], encoded[negative], self._settings, seed, 1, progress
+                ))
+                progress.tick()
+            pictures = [picture(decoded(self._vae, latent)) for latent in latents]
+        self.strip.add(column, pictures)
+
+    def metrics(self, policy: Trainer, panel: Panel) -> dict[str, float]:
+        """What judges say of a policy's column beside the first one's.
+
+        Returns:
+            ``held_out/win_rate``, the share of pictures that are better than the first policy's
+            of the same prompt and seed, a tie counting one half; and ``held_out/scores``, their
+            mean score, unless a judge only ever compares two.
+
+        Raises:
+            JudgeError: a judge cannot tell.
+            OSError: a picture is gone.
+        """
+        wins, scores = [], []
+        first, now = (self._pictures(one) for one in (self._first, policy))
+        for (prompt, _), before, after in zip(self._cells, first, now, strict=True):
+            old, new = panel.verdict([before, after], prompt).scores
+            wins.append((new > old) + (new == old) / 2)
+            scores.append(new)
+        if not wins:
+            return {}
+        found = {"held_out/win_rate": sum(wins) / len(wins)}
+        if not any(isinstance(one.judge, PairwiseJudge) for one in panel.members):
+            found["held_out/scores"] = sum(scores) / len(scores)
+        return found
+
+    def _pictures(self, policy: Trainer) -> Sequence[Pixels]:
+        return [_pixels(path) for path in self.strip.files(_column(policy))]
+
+
+def _column(policy: Trainer) -> int:
+    """The step of a policy; BASE for a model without a LoRA."""
+    return BASE if policy.step == 0 and policy.origin.existing is None else policy.step
+
+
+def _pixels(path: Path) -> Pixels:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,368 @@
+"""Rounds of online training: the policy draws, somebody prefers, the policy learns.
+
+Every round is a run of its own that goes on from the one before, so that whatever keeps a run, its
+checkpoints, its frozen reference, Stop and resuming, keeps a round. Between rounds
+:class:`~...dpo_core.online.record.OnlineRecord` knows where they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ...dpo_core.judging.judged_set import judge_set
+from ...dpo_core.judging.panel import Panel
+from ...dpo_core.judging.verdict import Verdict
+from ...dpo_core.online.online_metrics import diversity, score_metrics, training_metrics
+from ...dpo_core.online.record import OnlineRecord, OnlineRound, Stand, stalled
+from ...dpo_core.pairs.record import counted
+from ...dpo_core.ranking.session import Session
+from ...dpo_core.run import TrainingError
+from ...dpo_core.saving.run_folder import RunFolder
+from ...dpo_core.training.dataset import EncodedPairs
+from .held_out_pictures import HeldOutPictures
+from .identity import model_identity
+from .lineage import Origin
+from .online_settings import OnlineSettings
+from .progress import Progress
+from .round_pairs import RoundPairs
+from .round_pictures import RoundPictures
+from .trainer import Trainer, as_reference, build_trainer, lora_of, standing_at
+from .training import Trained, train_steps
+
+VERSION = 1
+KEPT_ROUNDS = 2
+"""Rounds whose checkpoints stay: the one that is gone on from, and the one before it."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """Where the rounds stand.
+
+    Attributes:
+        trainer: to go on with.
+        lora: tensors as they go into a file; None before anything was trained.
+        rows: metrics of all steps since the start of the run.
+        rounds: all of them.
+        said: what happened, for people.
+    """
+
+    trainer: Trainer
+    lora: dict[str, Tensor] | None
+    rows: list[dict[str, float]]
+    rounds: tuple[OnlineRound, ...]
+    said: tuple[str, ...]
+
+
+def record_content(
+    trainer: Trainer, settings: OnlineSettings, panel: Panel | None, session: str
+) -> dict[str, Any]:
+    """What rounds are found again by.
+
+    With a judge it is all that decides them, so that the same rounds are played once. A person's go
+    on whatever is changed meanwhile, as long as it is the same model, LoRA and session.
+    """
+    begun = trainer.step > trainer.origin.step
+    run = trainer.run if begun else trainer.origin.run
+    start = [trainer.run.id if run is None else run.id, trainer.step] if trainer.step else None
+    who = {"version": VERSION, "session": session, "base": model_identity(trainer.patcher)}
+    if panel is None:
+        return who | {"adapter": trainer.run.content["adapter"], "start": start}
+    return who | {
+        "trainer": [trainer.run.id, trainer.step],
+        "judge": panel.name,
+        "settings": settings.deciding(),
+    }
+
+
+class OnlineRounds:
+    """Plays rounds, from where the record says they stand.
+
+    Args:
+        trainer: before all rounds.
+        settings: checked.
+        panel: who judges; None where a person does.
+        session: of the pictures.
+        record: opened by nobody else.
+        pictures: draws them.
+        pairs: makes datasets of them.
+        held_out: the fixed grid.
+        progress: makes a progress bar of so many parts.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        settings: OnlineSettings,
+        panel: Panel | None,
+        session: Session,
+        record: OnlineRecord,
+        pictures: RoundPictures,
+        pairs: RoundPairs,
+        held_out: HeldOutPictures,
+        progress: Callable[[int], Progress],
+    ) -> None:
+        self._first, self._settings, self._panel = trainer, settings, panel
+        self._session, self._record = session, record
+        self._pictures, self._pairs, self._held_out = pictures, pairs, held_out
+        self._progress = progress
+        self._said: list[str] = []
+
+    def play(self) -> Played:
+        """With a judge all rounds, else what was ranked is learned and the next round drawn.
+
+        Raises:
+            JudgeError, ValueError, TrainingError: it cannot go on; what was done stays, and the
+                next call goes on from there.
+        """
+        self._look(self._first)
+        if self._panel is None:
+            self._play_with_person()
+        else:
+            self._play_with_judge(self._panel)
+        return self._played()
+
+    # A judge plays on by itself
+
+    def _play_with_judge(self, panel: Panel) -> None:
+        while len(self._record.closed) < self._settings.rounds:
+            if self._is_stalled(panel):
+                patience = counted(self._settings.patience, "round")
+                self._say(
+                    f"Stopped early: {patience} without a better score on the held-out pictures."
+                )
+                return
+            one = self._drawn(self._record.current or self._begin())
+            verdicts = self._judged(one, panel)
+            self._learn(one, panel, verdicts)
+
+    def _judged(self, one: OnlineRound, panel: Panel) -> list[Verdict]:
+        progress = self._progress(len(one.sets))
+        sets, found = self._session.state().sets, []
+        for number, set_id in enumerate(one.sets, 1):
+            progress.say(f"round {one.number}: judging prompt {number} of {len(one.sets)}")
+            found.append(judge_set(self._session, sets[set_id], panel, self._settings.min_gap))
+            progress.tick()
+        return found
+
+    def _is_stalled(self, panel: Panel) -> bool:
+        if self._settings.patience < 1:
+            return False
+        before = self._held_out.metrics(self._first, panel)
+        rows = [before, *(one.metrics for one in self._record.trained if one.closed)]
+        name = "held_out/scores" if "held_out/scores" in before else "held_out/win_rate"
+        return stalled([row[name] for row in rows if name in row], self._settings.patience)
+
+    # A person ranks between two calls
+
+    def _play_with_person(self) -> None:
+        one = self._record.current
+        if one is None:
+            self._drawn(self._begin())
+            return
+        if not any(self._session.state().votes_on(set_id) for set_id in one.sets):
+            self._drawn(one)
+            self._say(f"Round {one.number} waits for you: rank its pictures, then run again.")
+            return
+        self._learn(one, None, [])
+        if self._record.current is None:
+            self._drawn(self._begin())
+
+    # What both do
+
+    def _begin(self) -> OnlineRound:
+        number = len(self._record.rounds) + 1
+        return self._record.begin(self._settings.prompts_of_round(number), self._last_end())
+
+    def _drawn(self, one: OnlineRound) -> OnlineRound:
+        progress = self._progress(len(one.prompts) - len(one.sets))
+        return self._pictures.draw(one, self._policy(one.number - 1), progress)
+
+    def _learn(self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict]) -> None:
+        """Trains on what was told apart in a round, and closes it."""
+        own = self._pairs.own(one.sets)
+        if not own.records:
+            self._pass_over(one, panel, verdicts)
+            return
+        dataset = self._dataset(one, own)
+        trained = self._trained(one, dataset)
+        policy = trained.trainer
+        one = self._record.change(one.number, end=Stand(policy.run.id, policy.step))
+        self._look(policy)
+        metrics = self._training_metrics(one, trained)
+        metrics |= self._judged_metrics(one, panel, verdicts, metrics)
+        if panel is not None:
+            metrics |= self._held_out.metrics(policy, panel)
+        replay = len(dataset.records) - len(own.records)
+        metrics |= {"pairs": float(len(own.records)), "replayed": float(replay)}
+        one = self._record.close(one.number, metrics, "; ".join(trained.said))
+        self._forget_checkpoints()
+        self._say(told(one))
+
+    def _pass_over(
+        self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict]
+    ) -> None:
+        state = self._session.state()
+        if panel is None and not all(map(state.is_ranked, one.sets)):
+            self._say(
+                f"What was chosen in round {one.number} so far makes nothing to learn from: go on "
+                "ranking its pictures, then run again."
+            )
+            return
+        note = "no pictures were told apart, so nothing was trained"
+        metrics = self._judged_metrics(one, panel, verdicts, {}) | {"pairs": 0.0, "replayed": 0.0}
+        self._say(told(self._record.close(one.number, metrics, note)))
+
+    def _dataset(self, one: OnlineRound, own: EncodedPairs | None = None) -> EncodedPairs:
+        """What a round trains on: its own records, and replayed ones of the rounds before."""
+        before = self._record.rounds[: one.number - 1]
+        earlier = [set_id for other in before for set_id in other.sets]
+        return self._pairs.mixed(own or self._pairs.own(one.sets), earlier, one.number)
+
+    def _trained(self, one: OnlineRound, dataset: EncodedPairs) -> Trained:
+        """The round's steps done, from where a Stop has left them.
+
+        What was ranked after the Stop makes it another run, which goes on from there.
+        """
+        policy = self._policy(one.number - 1)
+        trainer = self._round_trainer(one.number, policy, dataset)
+        if one.training and one.training != trainer.run.id:
+            stopped = self._stopped_in(one, policy)
+            if stopped is not None:
+                trainer = self._round_trainer(one.number, stopped, dataset)
+        self._record.change(one.number, training=trainer.run.id)
+        steps = max(1, policy.step + self._settings.steps_per_round - trainer.step)
+        return train_steps(trainer, steps, self._progress(steps))
+
+    def _stopped_in(self, one: OnlineRound, policy: Trainer) -> Trainer | None:
+        run = RunFolder.at(policy.run.path.parent / one.training)
+        last = max(run.checkpoints(), default=policy.step)
+        if last <= policy.step or last >= policy.step + self._settings.steps_per_round:
+            return None
+        return self._at(Stand(run.id, last), policy)
+
+    def _round_trainer(self, number: int, policy: Trainer, dataset: EncodedPairs) -> Trainer:
+        first = self._first
+        fresh = policy.step == self._policy(number - 1).step
+        refreshed = self._settings.reference == "each_round" and fresh
+        return build_trainer(
+            first.patcher, dataset, first.settings, first.adapter, first.gradient_checkpointing,
+            origin_of(policy, refreshed), first.held_out, preview=first.preview,
+            when_out_of_memory=first.when_out_of_memory, online_round=number,
+        )
+
+    def _policy(self, number: int) -> Trainer:
+        """The trainer as it stood after a round; 0 is before the first."""
+        found = self._first
+        for one in self._record.rounds[:number]:
+            if one.end is not None:
+                found = self._at(one.end, found)
+        return found
+
+    def _at(self, stand: Stand, before: Trainer) -> Trainer:
+        """A trainer at a place on disk."""
+        run = RunFolder.at(self._first.run.path.parent / stand.run)
+        parameters = run.reference()
+        existing = self._first.origin.existing
+        if parameters is not None:
+            existing = as_reference(self._first, parameters)
+        origin = replace(origin_of(before, False), existing=existing)
+        return replace(self._first, origin=origin, run=run, step=stand.step)
+
+    def _last_end(self) -> Stand | None:
+        trained = self._record.trained
+        return trained[-1].end if trained else None
+
+    def _look(self, policy: Trainer) -> None:
+        if len(self._held_out):
+            self._held_out.draw(policy, self._progress(len(self._held_out)))
+
+    def _training_metrics(self, one: OnlineRound, trained: Trained) -> dict[str, float]:
+        trainer, first = trained.trainer, self._policy(one.number - 1).step
+        rows = [row for row in trained.rows if row["step"] > first]
+        state = trainer.state()
+        assert state is not None
+        epoch = int(rows[-1].get("epoch", 0)) if rows else 0
+        beta = trainer.settings.objective.beta_at(epoch, state.objective)
+        return training_metrics(rows, beta) | {"step": float(trainer.step)}
+
+    def _judged_metrics(
+        self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict],
+        training: dict[str, float],
+    ) -> dict[str, float]:
+        state = self._session.state()
+        pictures = [
+            [(255 * state.picture(set_id, image.id).pixels()).round().astype("uint8")
+             for image in state.sets[set_id].images]
+            for set_id in one.sets
+        ]
+        found = {"diversity": diversity(pictures)}
+        if panel is None:
+            return found
+        settings = self._settings
+        return found | score_metrics(
+            [verdict.scores for verdict in verdicts],
+            [verdict.pairs(settings.pairs_per_group, settings.min_gap) for verdict in verdicts],
+            training.get("objective/non_score_reward", 0.0),
+        )
+
+    def _forget_checkpoints(self) -> None:
+        """Those of rounds that nothing goes on from any more: each is as large as Adam's memory."""
+        for one in self._record.trained[:-KEPT_ROUNDS]:
+            assert one.end is not None
+            run = RunFolder.at(self._first.run.path.parent / one.end.run)
+            for step in set(run.checkpoints()) - standing_at(run):
+                run.remove_checkpoint(step)
+
+    def _say(self, line: str) -> None:
+        self._said.append(line)
+
+    def _played(self) -> Played:
+        policy = self._policy(len(self._record.rounds))
+        trained = self._record.trained
+        if trained:
+            policy = replace(policy, dataset=self._dataset(trained[-1]))
+        state = policy.state()
+        lora = None if state is None else lora_of(policy, state)
+        rows = policy.run.history(policy.step) if policy.step else []
+        return Played(policy, lora, rows, self._record.rounds, tuple(self._said))
+
+
+def origin_of(policy: Trainer, refreshed: bool) -> Origin:
+    """Where the training after a policy starts from, and what it is held to.
+
+    Args:
+        policy: to go on from.
+        refreshed: it becomes the reference itself; else that stays what it was.
+    """
+    before = policy.origin
+    if policy.step == before.step:
+        run, step = before.run, before.step
+    else:
+        run, step = policy.run, policy.step
+    existing = before.existing
+    if refreshed and step > 0:
+        state = policy.state()
+        if state is None:
+            raise TrainingError(f"Step {step}, which is to be the reference, is not there.")
+        existing = as_reference(policy, state.adapter)
+    return Origin(existing, before.carried, run, step)
+
+
+def told(one: OnlineRound) -> str:
+    """A closed round in one line."""
+    row = one.metrics
+    parts = [counted(int(row.get("pairs", 0)), "pair")]
+    if replay := int(row.get("replayed", 0)):
+        parts[0] += f" and {replay} replayed"
+    names = {
+        "step": ("at step", ".0f"), "objective/scores": ("score", ".4g"),
+        "held_out/scores": ("held out", ".4g"), "held_out/win_rate": ("better than before", ".0%"),
+        "rewards/accuracies": ("accuracy", ".2f"), "diversity": ("diversity", ".3f"),
+    }
+    parts += [f"{word} {row[name]:{form}}" for name, (word, form) in names.items() if name in row]
+    line = f"Round {one.number}: {', '.join(parts)}"
+    return f"{line}; {one.note}." if one.note else f"{line}."
