@@ -165,7 +165,7 @@ class OnlineRoundsNode(io.ComfyNode):
         user = user_of_ranking(ranking or {})
         opened = open_session(session, user)
         name = f"{user}/{opened.name}" if user else opened.name
-        record = OnlineRecord(online_folder(), record_content(trainer, settings, judge, name))
+        record = OnlineRecord(online_folder(), record_content(trainer, name))
         encoder = PromptEncoder(clip, settings.guidance, encoding_store())
         held_out = HeldOutPictures(record.path, settings, encoder, vae, trainer)
         rounds = OnlineRounds(

@@ -41,6 +41,7 @@ class OnlineRound:
         closed: nothing more is done in this round.
         metrics: of the closed round, by name.
         note: what was out of the ordinary, for people.
+        judge: who judged its pictures; empty if people did.
     """
 
     number: int
@@ -52,6 +53,7 @@ class OnlineRound:
     closed: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    judge: str = ""
 
     @property
     def is_drawn(self) -> bool:

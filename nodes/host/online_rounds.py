@@ -57,24 +57,19 @@ class Played:
     said: tuple[str, ...]
 
 
-def record_content(
-    trainer: Trainer, settings: OnlineSettings, panel: Panel | None, session: str
-) -> dict[str, Any]:
-    """What rounds are found again by.
+def record_content(trainer: Trainer, session: str) -> dict[str, Any]:
+    """What rounds are found again by: the model, the LoRA where it started, and the session.
 
-    With a judge it is all that decides them, so that the same rounds are played once. A person's go
-    on whatever is changed meanwhile, as long as it is the same model, LoRA and session.
+    Whatever else is changed, they go on; another session begins anew.
     """
     begun = trainer.step > trainer.origin.step
     run = trainer.run if begun else trainer.origin.run
-    start = [trainer.run.id if run is None else run.id, trainer.step] if trainer.step else None
-    who = {"version": VERSION, "session": session, "base": model_identity(trainer.patcher)}
-    if panel is None:
-        return who | {"adapter": trainer.run.content["adapter"], "start": start}
-    return who | {
-        "trainer": [trainer.run.id, trainer.step],
-        "judge": panel.name,
-        "settings": settings.deciding(),
+    return {
+        "version": VERSION,
+        "session": session,
+        "base": model_identity(trainer.patcher),
+        "adapter": trainer.run.content["adapter"],
+        "start": None if run is None else [run.id, trainer.step],
     }
 
 
@@ -128,6 +123,12 @@ class OnlineRounds:
     # A judge plays on by itself
 
     def _play_with_judge(self, panel: Panel) -> None:
+        if len(self._record.closed) >= self._settings.rounds:
+            played = counted(len(self._record.closed), "round")
+            self._say(
+                f"{played} of this session {'is' if played == '1 round' else 'are'} played. Raise "
+                "rounds to go on from there, or begin anew with another session."
+            )
         while len(self._record.closed) < self._settings.rounds:
             if self._is_stalled(panel):
                 patience = counted(self._settings.patience, "round")
@@ -140,6 +141,7 @@ class OnlineRounds:
             self._learn(one, panel, verdicts)
 
     def _judged(self, one: OnlineRound, panel: Panel) -> list[Verdict]:
+        self._record.change(one.number, judge=panel.name)
         progress = self._progress(len(one.sets))
         sets, found = self._session.state().sets, []
         for number, set_id in enumerate(one.sets, 1):
@@ -152,7 +154,8 @@ class OnlineRounds:
         if self._settings.patience < 1:
             return False
         before = self._held_out.metrics(self._first, panel)
-        rows = [before, *(one.metrics for one in self._record.trained if one.closed)]
+        same = [one for one in self._record.closed if one.judge == panel.name]
+        rows = [before, *(one.metrics for one in same if one.end is not None)]
         name = "held_out/scores" if "held_out/scores" in before else "held_out/win_rate"
         return stalled([row[name] for row in rows if name in row], self._settings.patience)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...dpo_core.metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 from ...dpo_core.ranking.vote import MAX_IMAGES
@@ -12,8 +11,6 @@ from .sampling import SamplerSettings, prompts_of
 REFERENCES = ("keep", "each_round")
 MOST_HELD_OUT = 4
 """Prompts of the held-out pictures, where none are named."""
-_NOT_DECIDING = ("rounds", "patience", "held_out_prompts", "held_out_seeds")
-"""What can change without the rounds that were played being others."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +101,6 @@ class OnlineSettings(SamplerSettings):
         """Of the pictures of a prompt, by its place among those of its round."""
         most = self.prompts_per_round or len(self.lines)
         return (self.seed + (number - 1) * max(most, len(self.lines)) + place) & (1 << 62) - 1
-
-    def deciding(self) -> dict[str, Any]:
-        """What the rounds that are played follow from."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in _NOT_DECIDING
-        }
 
     def problems(self) -> list[str]:
         """Everything out of range, each with its fix."""
