@@ -79,24 +79,27 @@ class HeldOutPictures:
 
         Returns:
             ``held_out/win_rate``, the share of pictures that are better than the first policy's
-            of the same prompt and seed, a tie counting one half; and ``held_out/scores``, their
-            mean score, unless a judge only ever compares two.
+            of the same prompt and seed, a tie counting one half; ``held_out/gain``, by how much
+            they score better on average; and ``held_out/scores``, their mean score, unless a judge
+            only ever compares two.
 
         Raises:
             JudgeError: a judge cannot tell.
             OSError: a picture is gone.
         """
-        wins, scores = [], []
+        wins, scores, gains = [], [], []
         first, now = (self._pictures(one) for one in (self._first, policy))
         for (prompt, _), before, after in zip(self._cells, first, now, strict=True):
             old, new = panel.verdict([before, after], prompt).scores
             wins.append((new > old) + (new == old) / 2)
             scores.append(new)
+            gains.append(new - old)
         if not wins:
             return {}
-        found = {"held_out/win_rate": sum(wins) / len(wins)}
+        count = len(wins)
+        found = {"held_out/win_rate": sum(wins) / count, "held_out/gain": sum(gains) / count}
         if not any(isinstance(one.judge, PairwiseJudge) for one in panel.members):
-            found["held_out/scores"] = sum(scores) / len(scores)
+            found["held_out/scores"] = sum(scores) / count
         return found
 
     def _pictures(self, policy: Trainer) -> Sequence[Pixels]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...dpo_core.judging.judge import JudgeError
 from ...dpo_core.judging.judged_set import judge_set
 from ...dpo_core.judging.panel import Panel
 from ...dpo_core.judging.verdict import Verdict
@@ -146,7 +147,13 @@ class OnlineRounds:
         sets, found = self._session.state().sets, []
         for number, set_id in enumerate(one.sets, 1):
             progress.say(f"round {one.number}: judging prompt {number} of {len(one.sets)}")
-            found.append(judge_set(self._session, sets[set_id], panel, self._settings.min_gap))
+            try:
+                found.append(judge_set(self._session, sets[set_id], panel, self._settings.min_gap))
+            except JudgeError as error:
+                raise JudgeError(
+                    f"{error}\nThe pictures of round {one.number} and all rounds before are kept: "
+                    "run again when the judge is mended, or with another."
+                ) from error
             progress.tick()
         return found
 

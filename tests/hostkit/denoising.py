@@ -20,7 +20,7 @@ from torch.nn.functional import unfold
 SIDE = 4
 """Of the latents it is fitted on; it draws well at this size alone, 32 x 32 pixels."""
 _COLOURS, _TEXTURE = 1.0, 0.2
-_ROWS, _BATCH = 1536, 128
+_ROWS, _BATCH = 512, 128
 _RIDGE = 1e-3
 _LAYER = "model.diffusion_model.out.2"
 
