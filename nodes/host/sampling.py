@@ -97,6 +97,7 @@ def sampled_latents(
             raise
     # Outside the handler, whose traceback would keep the failed batch's tensors alive.
     comfy.model_management.soft_empty_cache()
+    progress.say(f"{count} pictures do not fit in memory together: one after the other", log=True)
     return torch.cat([
         _sampled(patcher, positive, negative, settings, seed, one, progress)
         for one in noise.split(1)

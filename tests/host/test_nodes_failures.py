@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostkit.bare_model import bare_latents
 from hostkit.pair_folder import write_pairs
 from hostkit.server import ComfyServer, RunResult
-from hostkit.workflows import Prompt, node, sampled, training
+from hostkit.workflows import Prompt, node, training
 from safetensors.torch import load_file
-from torch import Tensor
 
 KEPT = re.compile(
     r"What was learned in (\d+) steps? is kept: LoRA (\S+\.safetensors); run again to go on "
@@ -46,17 +46,6 @@ def failing(
         "TestFailingModel", model=["checkpoint", 0], failure=failure, first=first, times=times
     )
     return prompt
-
-
-def bare_latents(server: ComfyServer, checkpoint: str, detour: int) -> Tensor:
-    """Sampled from the user's model as it is now."""
-    load: Prompt = {"checkpoint": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
-    result = server.queue(load | sampled(["checkpoint", 0], "bare", detour))
-    assert result.status == "success", result.error
-    assert "bare_sampler" in result.executed
-    (record,) = result.outputs["bare_save"]["latents"]
-    path = server.base_dir / "output" / record["subfolder"] / record["filename"]
-    return load_file(path)["latent_tensor"]
 
 
 def kept(server: ComfyServer, text: str) -> tuple[int, Path, Path]:

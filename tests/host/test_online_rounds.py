@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hostkit.bare_model import bare_latents
 from hostkit.denoising import write_denoising_checkpoint
 from hostkit.judging import judge, registered
 from hostkit.ranking import get_set, pick, shown_set
 from hostkit.server import ComfyServer, RunResult
 from hostkit.workflows import Prompt, node, trainer
+from PIL import Image
 from safetensors.torch import load_file
 
 PROMPTS = "a cat\na dog"
@@ -201,6 +205,7 @@ def test_a_stop_between_pictures_and_one_in_training_lose_neither(
     comfy_server: ComfyServer, denoiser: str
 ) -> None:
     session = "stopped"
+    untouched = bare_latents(comfy_server, denoiser, 2)
     prompt = online(
         denoiser, session, registered("test counted"), prompts="\n".join("abcdef"), steps=6,
         steps_per_round=300, images_per_prompt=2,
@@ -232,6 +237,36 @@ def test_a_stop_between_pictures_and_one_in_training_lose_neither(
     assert one["closed"] and one["end"][1] == done + 1
     # Nor was the judge asked again.
     assert (comfy_server.base_dir / "output" / "judged.txt").read_text() == asked
+    assert torch.equal(bare_latents(comfy_server, denoiser, 3), untouched)
+
+
+def test_pictures_that_do_not_fit_together_are_drawn_one_by_one_and_are_the_same(
+    comfy_server: ComfyServer, denoiser: str
+) -> None:
+    for session in ("together", "one by one"):
+        prompt = online(denoiser, session, registered("test redness"), steps_per_round=1)
+        if session == "one by one":
+            prompt["broken"] = node(
+                "TestFailingModel", model=["checkpoint", 0], failure="out_of_memory", first=1,
+                times=1,
+            )  # fmt: skip
+            prompt["trainer"]["inputs"]["model"] = ["broken", 0]
+        text_of(comfy_server.queue(prompt))
+    assert "3 pictures do not fit in memory together" in "\n".join(comfy_server.texts("rounds"))
+    together, alone = (
+        [pixels_of(comfy_server, session, set_id) for set_id in one["sets"]]
+        for session in ("together", "one by one")
+        for one in rounds_of(comfy_server, session)
+    )
+    for first, second in zip(together, alone, strict=True):
+        # A batch and single rows may differ in the last bit of a float.
+        assert np.abs(first.astype(int) - second.astype(int)).max() <= 1
+
+
+def pixels_of(server: ComfyServer, session: str, set_id: str) -> np.ndarray:
+    folder = server.base_dir / "output" / "dpo" / "sessions" / session / "images"
+    ids = [image["id"] for image in get_set(server, session, set_id)["images"]]
+    return np.stack([np.asarray(Image.open(folder / f"{one}.png")) for one in ids])
 
 
 def wait_for_text(server: ComfyServer, wanted: str) -> None:
