@@ -114,7 +114,7 @@ class OnlineRoundsNode(io.ComfyNode):
                     tooltip="Who says which picture is better. Left open, that is you.",
                 ),
                 real("replay", 0.95, 0.05, optional=True),
-                real("min_gap", 1e6, 0.01, optional=True),
+                real("min_gap", 1e6, 0.001, optional=True),
                 io.Combo.Input(
                     "reference", options=list(REFERENCES), default=usual.reference, optional=True,
                     tooltip=docs["reference"],

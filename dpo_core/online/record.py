@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..saving.atomic import write_atomically
+from ..saving.event_log import EventLog
 from ..saving.metrics_log import MetricsLog
 from ..saving.run_folder import run_id
 
 RECORD, METRICS, SETTINGS = "rounds.json", "metrics.jsonl", "settings.json"
+EVENTS = "events"
 VERSION = 1
 
 
@@ -65,7 +67,8 @@ class OnlineRecord:
     """``<root>/<id>/``: the rounds of one trainer, found again by what decides them.
 
     ``rounds.json`` holds the rounds, ``metrics.jsonl`` a line for each that is closed, its number
-    as ``step``; ``settings.json`` says what they are the rounds of.
+    as ``step``, and so do ``events/`` where TensorBoard is installed; ``settings.json`` says what
+    they are the rounds of.
 
     Args:
         root: folder of all records.
@@ -123,6 +126,8 @@ class OnlineRecord:
     def close(self, number: int, metrics: Mapping[str, float], note: str = "") -> OnlineRound:
         """Ends a round. Raises OSError."""
         MetricsLog(self.path / METRICS).append(number, metrics)
+        with EventLog(self.path / EVENTS, number - 1) as events:
+            events.add(number, metrics)
         return self.change(number, closed=True, metrics=dict(metrics), note=note)
 
     def _write(self, rounds: tuple[OnlineRound, ...]) -> None:

@@ -122,6 +122,8 @@ class OnlineSettings(SamplerSettings):
             found.append(f"replay is {self.replay:g}: use 0 to below 1, 0.5 is usual.")
         if not self.min_gap >= 0:
             found.append(f"min_gap is {self.min_gap:g}: use 0 or more.")
+        if self.patience > 0 and self.held_out_seeds == 0:
+            found.append("patience needs held-out pictures: set held_out_seeds to 1 or more.")
         if self.reference not in REFERENCES:
             found.append(f"reference is {self.reference!r}: choose {', '.join(REFERENCES)}.")
         return found + super().problems()

@@ -308,6 +308,20 @@ def test_rounds_in_which_nothing_is_told_apart_train_nothing_and_say_so(
     assert [one["end"] for one in rounds_of(comfy_server, session)] == [None, None]
 
 
+def test_rounds_stop_early_where_held_out_pictures_get_no_better(
+    comfy_server: ComfyServer, denoiser: str
+) -> None:
+    prompt = online(
+        denoiser, "no better", registered("test redness"), rounds=5, patience=2, prompts="a cat",
+        held_out_seeds=1,
+    )  # fmt: skip
+    prompt["trainer"]["inputs"]["learning_rate"] = 1e-8  # too little for a picture to change
+    text = text_of(comfy_server.queue(prompt))
+    assert "Stopped early: 2 rounds without a better score" in text
+    rounds = rounds_of(comfy_server, "no better")
+    assert [one["metrics"]["held_out/gain"] for one in rounds] == [0, 0]
+
+
 def test_everything_out_of_range_is_said_at_once(comfy_server: ComfyServer, denoiser: str) -> None:
     result = comfy_server.queue(online(denoiser, "wrong", prompts=" \n", min_gap=0.0))
     assert result.status == "error"

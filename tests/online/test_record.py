@@ -6,8 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dpo_core.online.record import METRICS, RECORD, DamagedRecord, OnlineRecord, Stand, stalled
+from dpo_core.online.record import (
+    EVENTS,
+    METRICS,
+    RECORD,
+    DamagedRecord,
+    OnlineRecord,
+    Stand,
+    stalled,
+)
 
 CONTENT = {"session": "taste", "base": "a model"}
 
@@ -33,6 +42,15 @@ def test_another_process_finds_the_rounds_as_they_were(tmp_path: Path) -> None:
     assert found.trained == (first,) and not second.is_drawn
     row = json.loads((found.path / METRICS).read_text())
     assert row == {"step": 1, "objective/scores": 0.5}
+
+
+def test_tensorboard_reads_a_point_for_each_round(tmp_path: Path) -> None:
+    record = played(tmp_path)
+    record.close(record.begin(("a cat",), None).number, {"objective/scores": 0.75})
+    events = EventAccumulator(str(record.path / EVENTS))
+    events.Reload()
+    points = [(one.step, one.value) for one in events.Scalars("objective/scores")]
+    assert points == [(1, 0.5), (2, 0.75)]
 
 
 def test_another_content_has_other_rounds(tmp_path: Path) -> None:
