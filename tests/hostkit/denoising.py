@@ -20,7 +20,7 @@ from torch.nn.functional import unfold
 SIDE = 4
 """Of the latents it is fitted on; it draws well at this size alone, 32 x 32 pixels."""
 _COLOURS, _TEXTURE = 1.0, 0.2
-_ROWS, _BATCH = 512, 128
+_ROWS, _BATCH = 384, 128
 _RIDGE = 1e-3
 _LAYER = "model.diffusion_model.out.2"
 
@@ -66,9 +66,9 @@ def _fitted(model: Any, conditioning: list[Any]) -> Tensor:
         network.apply_model(noisy, sigma, c_crossattn=conditioning[0][0].expand(_BATCH, -1, -1))
         targets.append(noise)
     hook.remove()
-    features = unfold(torch.cat(seen), 3, padding=1).transpose(1, 2).flatten(0, 1).double()
-    features = torch.cat([features, torch.ones(len(features), 1).double()], 1)
-    wanted = torch.cat(targets).flatten(2).transpose(1, 2).flatten(0, 1).double()
+    features = unfold(torch.cat(seen), 3, padding=1).transpose(1, 2).flatten(0, 1)
+    features = torch.cat([features, torch.ones(len(features), 1)], 1)
+    wanted = torch.cat(targets).flatten(2).transpose(1, 2).flatten(0, 1)
     gram = features.T @ features
-    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).double()
-    return torch.linalg.solve(gram, features.T @ wanted).float()
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    return torch.linalg.solve(gram, features.T @ wanted)
