@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ..dpo_core.judging.panel import Panel
 from ..dpo_core.online.record import OnlineRecord, OnlineRound
+from ..dpo_core.ranking.given_votes import given_votes
 from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP, MODES
 from ..dpo_core.ranking.session import Session
 from ..dpo_core.ranking.vote import MAX_IMAGES
 from ..dpo_core.saving.run_lock import RunBusy, run_lock
+from .host.candidates import ranking_value
 from .host.encoding import PromptEncoder, encoding_store
 from .host.folders import online_folder, shown
 from .host.held_out_pictures import HeldOutPictures
@@ -108,7 +110,11 @@ class OnlineRoundsNode(io.ComfyNode):
                 ),
                 whole("width", 16, 16384, step=8),
                 whole("height", 16, 16384, step=8),
-                Ranking.Input("ranking", optional=True, tooltip="The choices made here."),
+                Ranking.Input(
+                    "ranking", optional=True,
+                    tooltip="The choices made here. A script may give votes, each with its `set` "
+                    "and images by their ids.",
+                ),
                 Judge.Input(
                     "judge", optional=True,
                     tooltip="Who says which picture is better. Left open, that is you.",
@@ -162,8 +168,11 @@ class OnlineRoundsNode(io.ComfyNode):
         if problems := settings.problems():
             raise ValueError("These rounds cannot be played:\n- " + "\n- ".join(problems))
         node = cls.hidden.unique_id
-        user = user_of_ranking(ranking or {})
+        given = ranking_value([ranking])
+        user = user_of_ranking(given)
         opened = open_session(session, user)
+        for vote in given_votes(given, "", (), opened.problems):
+            opened.vote(vote)
         name = f"{user}/{opened.name}" if user else opened.name
         record = OnlineRecord(online_folder(), record_content(trainer, name))
         encoder = PromptEncoder(clip, settings.guidance, encoding_store())
@@ -189,8 +198,9 @@ class OnlineRoundsNode(io.ComfyNode):
             "node": str(node),
             "prompt_id": "" if context is None else context.prompt_id,
         }
+        nothing = played.lora is None and not trainer.dataset.records
         return io.NodeOutput(
-            played.trainer,
+            or_blocked(None if nothing else played.trainer),
             or_blocked(played.lora),
             or_blocked(_curves(played) if played.rows else None),
             or_blocked(_samples(played.rounds, opened)),
@@ -204,6 +214,7 @@ def _played(record: OnlineRecord, rounds: OnlineRounds) -> Played:
     try:
         record.open()
         with run_lock(record.path):
+            record.read()  # another may have played on since
             return rounds.play()
     except RunBusy as busy:
         raise ValueError(
@@ -229,13 +240,6 @@ def _lines(played: Played, record: OnlineRecord) -> list[str]:
     said = list(played.said)
     known = set(said)
     before = [line for one in played.rounds if one.closed and (line := told(one)) not in known]
-    current = record.current
-    if current is not None and not any("waits for you" in line for line in said):
-        sets = "set" if len(current.sets) == 1 else "sets"
-        said.append(
-            f"Round {current.number} is here: {len(current.sets)} {sets} of pictures to rank. Then "
-            "run again."
-        )
     return [*before, *said, f"The rounds are kept in {shown(record.path)}."]
 
 
@@ -249,15 +253,15 @@ def _curves(played: Played) -> dict[str, list[float]]:
 
 
 def _samples(rounds: tuple[OnlineRound, ...], session: Session) -> Tensor | None:
-    """The pictures of the last round, shape (n, height, width, 3)."""
-    state = session.state()
+    """The pictures of the last round, shape (n, height, width, 3); those of its last size."""
     sets = next((one.sets for one in reversed(rounds) if one.sets), ())
     pictures = [
-        torch.from_numpy(state.picture(set_id, image.id).pixels())
-        for set_id in sets
-        for image in state.sets[set_id].images
+        torch.from_numpy(pixels).float() / 255
+        for group in session.state().pixels(sets)
+        for pixels in group
     ]
-    return torch.stack(pictures) if pictures else None
+    alike = [one for one in pictures if one.shape == pictures[-1].shape]
+    return torch.stack(alike) if alike else None
 
 
 def _picture(path: Path | None) -> Tensor | None:

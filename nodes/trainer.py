@@ -212,6 +212,8 @@ class TrainerNode(io.ComfyNode):
                 said.append(f"goes on from step {trainer.step} of run {before.id}")
         if dataset is None:
             said.append("without pairs of its own: for Online Rounds")
+            if validation is not None:
+                said.append("validation has no pairs to try it on: it needs a dataset")
         if shaped.records:
             said.append(f"{shaped.counted}, run {trainer.run.id}")
         if wrappers := left_out(model):

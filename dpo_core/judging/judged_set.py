@@ -12,12 +12,10 @@ from typing import Any
 
 from ..pairs.record import Picture
 from ..ranking.session import Session, SessionState
-from ..ranking.vote import MAX_STRIKES, CandidateSet, Vote
+from ..ranking.vote import BY_JUDGE, MAX_STRIKES, CandidateSet, Vote
 from .judge import Pixels
 from .panel import Panel
 from .verdict import Opinion, Verdict
-
-BY_JUDGE = "judge"
 
 
 def judge_set(session: Session, candidates: CandidateSet, panel: Panel, min_gap: float) -> Verdict:
@@ -67,8 +65,9 @@ def judged_vote(candidates: CandidateSet, verdict: Verdict, min_gap: float) -> d
 
 
 def judge_votes(state: SessionState, set_id: str) -> list[Vote]:
-    """The votes of judges that count on a set, oldest first."""
-    return [vote for vote in state.votes_on(set_id) if vote.get("by") == BY_JUDGE]
+    """The votes of judges on a set, oldest first: those that count, or would without a person's."""
+    said = (*state.votes, *state.overruled)
+    return [vote for vote in said if vote["set"] == set_id and vote.get("by") == BY_JUDGE]
 
 
 def has_person_votes(state: SessionState, set_id: str) -> bool:

@@ -44,6 +44,7 @@ class OnlineRound:
         metrics: of the closed round, by name.
         note: what was out of the ordinary, for people.
         judge: who judged its pictures; empty if people did.
+        learned: what of its own was trained on, in words.
     """
 
     number: int
@@ -56,6 +57,7 @@ class OnlineRound:
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     judge: str = ""
+    learned: str = ""
 
     @property
     def is_drawn(self) -> bool:
@@ -102,6 +104,14 @@ class OnlineRecord:
     def trained(self) -> tuple[OnlineRound, ...]:
         """The rounds that changed the policy."""
         return tuple(one for one in self._rounds if one.end is not None)
+
+    def drawn_before(self, number: int) -> int:
+        """How many prompts the rounds before have, whose pictures have seeds of their own."""
+        return sum(len(one.prompts) for one in self._rounds[: number - 1])
+
+    def read(self) -> None:
+        """Reads again what another may have written meanwhile. Raises DamagedRecord."""
+        self._rounds = self._read()
 
     def open(self) -> None:
         """Makes the folder. Raises OSError."""

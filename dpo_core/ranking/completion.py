@@ -12,8 +12,10 @@ def is_ranked(candidates: CandidateSet, votes: Iterable[Vote]) -> bool:
     """True if the votes on a set are what one of the ways of ranking asks for.
 
     Best and worst named, the images put in order, the tournament's planned matches played, or
-    every image labelled.
+    every image labelled. One image alone needs none.
     """
+    if len(candidates.images) < 2:
+        return True
     matches: set[frozenset[str]] = set()
     labels: dict[str, str] = {}
     for vote in votes:

@@ -11,18 +11,24 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
 from ..pairs.latent_file import KnownLatent
+from ..pairs.problem import PairError
 from ..pairs.record import Picture
 from .completion import is_ranked
 from .image_store import ImageStore, NewImage
 from .latent_store import LATENTS, LatentStore
 from .session_name import SessionNameError, same_session, session_name
 from .vote import (
+    BY_JUDGE,
     MAX_IMAGES,
     MAX_STRIKES,
     Candidate,
@@ -31,6 +37,7 @@ from .vote import (
     VoteError,
     encode_record,
     identified,
+    overruled_votes,
     read_set,
     set_record,
     vote_problems,
@@ -61,6 +68,8 @@ class SessionState:
     folder: Path
     corrections: tuple[Vote, ...] = ()
     """Of prompts: those that count, oldest first."""
+    overruled: tuple[Vote, ...] = ()
+    """Of judges: those that would count if no person had voted on their sets, oldest first."""
 
     def votes_on(self, set_id: str) -> list[Vote]:
         """The votes that count on one set, oldest first."""
@@ -91,7 +100,9 @@ class SessionState:
         struck = {vote_id for vote in new for vote_id in vote.get("strikes", [])}
         kept = [vote for vote in self.votes if vote["id"] not in struck]
         added = [vote for vote in new if vote["kind"] not in ("undo", "prompt")]
-        return replace(self, votes=(*kept, *added))
+        votes = [*kept, *added]
+        given_way = overruled_votes(votes)
+        return replace(self, votes=tuple(vote for vote in votes if vote not in given_way))
 
     def picture(self, set_id: str, image_id: str) -> Picture:
         """An image of a set, as training takes it. Raises KeyError."""
@@ -104,6 +115,18 @@ class SessionState:
                     latent=LatentStore(self.folder.parent / LATENTS).path(image_id),
                 )
         raise KeyError(image_id)
+
+    def pixels(self, set_ids: Iterable[str]) -> list[list[NDArray[np.uint8]]]:
+        """The images of some sets, each (height, width, 3); without what the session has lost."""
+        found: list[list[NDArray[np.uint8]]] = []
+        for set_id in set_ids:
+            images = self.sets[set_id].images if set_id in self.sets else ()
+            found.append([])
+            for image in images:
+                with suppress(PairError):
+                    values = self.picture(set_id, image.id).pixels()
+                    found[-1].append((255 * values).round().astype(np.uint8))
+        return found
 
 
 class Session:
@@ -227,12 +250,19 @@ class Session:
             if record.get("kind") == "set"
         }
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, people: bool = False) -> str:
         """Changes when the votes that count do, and when the session was deleted meanwhile.
 
         Not when images are stored. Only to be compared within one process.
+
+        Args:
+            people: leave out what judges said.
         """
-        return f"{self.state().digest()}.{self._log.read().generation}"
+        state = self.state()
+        if people:
+            said = [vote for vote in state.votes if vote.get("by") != BY_JUDGE]
+            state = replace(state, votes=tuple(said))
+        return f"{state.digest()}.{self._log.read().generation}"
 
     def state(self) -> SessionState:
         """The session as it is on disk now. Reads only what is new."""
@@ -304,14 +334,21 @@ class _Replay:
         sets = dict(self._sets)
         for vote in corrections:
             sets[vote["set"]] = replace(sets[vote["set"]], prompt=tidy_prompt(vote["prompt"]))
+        overruled = overruled_votes(count)
+        given_way = {vote["id"] for vote in overruled}
         return SessionState(
             session.name,
             MappingProxyType(sets),
-            tuple(vote for vote in count if vote["kind"] not in ("undo", "prompt")),
+            tuple(
+                vote
+                for vote in count
+                if vote["kind"] not in ("undo", "prompt") and vote["id"] not in given_way
+            ),
             len(struck),
             log.damaged + self._unknown,
             session.images.folder,
             corrections,
+            tuple(overruled),
         )
 
     def _take(self, record: Vote) -> None:

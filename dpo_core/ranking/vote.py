@@ -16,6 +16,9 @@ and once stored `at` (Unix time in ms, for people only). Fields not named here a
 | prompt | `set`, `prompt`: the set's corrected prompt; its id stays that of the first one |
 | undo | `strikes`: [id, ...] |
 
+A vote of a judge has `by`: "judge", and more of what was said; see `judging/judged_set`. It gives
+way where a person votes on the same set.
+
 Any vote may have `strikes`, ids of earlier votes that no longer count: to change a pick, send the
 new one with the old one's id. Striking a vote that struck others brings those back.
 """
@@ -37,6 +40,8 @@ MAX_RECORD_BYTES = MAX_BODY_BYTES
 MAX_IMAGES = 64
 MAX_STRIKES = 256
 
+BY_JUDGE = "judge"
+"""What `by` of a vote says that no person has cast."""
 RESULTS = ("left", "right", "tie", "both_bad", "skip")
 LABELS = ("good", "bad", "none")
 
@@ -154,6 +159,17 @@ def identified(vote: Vote) -> dict[str, Any]:
     if not _is_vote_id(full.get("id")):
         raise VoteError([_ID_RULE])
     return full
+
+
+def overruled_votes(votes: Sequence[Vote]) -> list[Vote]:
+    """Of votes that count, those of judges on sets on which a person has said something."""
+    spoken = {
+        vote["set"]
+        for vote in votes
+        if vote.get("by") != BY_JUDGE and "set" in vote and vote.get("result") != "skip"
+        and vote["kind"] != "prompt"
+    }
+    return [vote for vote in votes if vote.get("by") == BY_JUDGE and vote["set"] in spoken]
 
 
 def vote_problems(vote: Vote, sets: Mapping[str, CandidateSet]) -> list[str]:

@@ -141,13 +141,20 @@ class RunFolder:
             self.remove_checkpoint(step)
         return removed
 
-    def continued_at(self) -> set[int]:
-        """Steps that other runs of the same folder go on from."""
+    def continued_at(
+        self, but_by: Callable[[Mapping[str, Any]], bool] = lambda content: False
+    ) -> set[int]:
+        """Steps that other runs of the same folder go on from.
+
+        Args:
+            but_by: says of a run's content that it does not count.
+        """
         found = set()
         for path in self.path.parent.iterdir() if self.path.parent.is_dir() else ():
-            continues = RunFolder.at(path).content.get("continues")
+            content = RunFolder.at(path).content
+            continues = content.get("continues")
             if isinstance(continues, list) and continues[:1] == [self.path.name]:
-                found.add(continues[1])
+                found |= set() if but_by(content) else {continues[1]}
         return found
 
     def disk_use(self) -> int:

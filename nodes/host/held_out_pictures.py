@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ class HeldOutPictures:
     ) -> None:
         self._settings, self._encoder, self._vae, self._first = settings, encoder, vae, first
         self._cells = settings.held_out
+        self._known: dict[tuple[str, int], list[float]] = {}
         sampler = {
             name: value for name, value in asdict(settings).items()
             if name in (*SamplerSettings.__dataclass_fields__, "guidance", "negative")
@@ -61,7 +61,7 @@ class HeldOutPictures:
         column = _column(policy)
         if not self._cells or self.strip.has(column):
             return
-        negative = self._settings.negative
+        negative = self._settings.tidy_negative
         encoded = self._encoder.encode_all([*(prompt for prompt, _ in self._cells), negative])
         latents = []
         with policy_model(policy) as patcher:
@@ -87,22 +87,43 @@ class HeldOutPictures:
             JudgeError: a judge cannot tell.
             OSError: a picture is gone.
         """
-        wins, scores, gains = [], [], []
+        if not self._cells:
+            return {}
+        compares = any(isinstance(one.judge, PairwiseJudge) for one in panel.members)
+        if compares:
+            pairs = self._compared(policy, panel)
+        else:
+            columns = (self._scores(one, panel) for one in (self._first, policy))
+            pairs = list(zip(*columns, strict=True))
+        count = len(pairs)
+        found = {
+            "held_out/win_rate": sum((new > old) + (new == old) / 2 for old, new in pairs) / count,
+            "held_out/gain": sum(new - old for old, new in pairs) / count,
+        }
+        return found if compares else found | {
+            "held_out/scores": sum(new for _, new in pairs) / count
+        }
+
+    def _scores(self, policy: Trainer, panel: Panel) -> list[float]:
+        """One for each picture of a column, asked for once."""
+        key = (panel.name, _column(policy))
+        if key not in self._known:
+            self._known[key] = [
+                panel.verdict([pixels], prompt).scores[0]
+                for (prompt, _), pixels in zip(self._cells, self._pictures(policy), strict=True)
+            ]
+        return self._known[key]
+
+    def _compared(self, policy: Trainer, panel: Panel) -> list[tuple[float, float]]:
+        """Of every picture beside the first policy's, both scores."""
         first, now = (self._pictures(one) for one in (self._first, policy))
+        found = []
         for (prompt, _), before, after in zip(self._cells, first, now, strict=True):
             old, new = panel.verdict([before, after], prompt).scores
-            wins.append((new > old) + (new == old) / 2)
-            scores.append(new)
-            gains.append(new - old)
-        if not wins:
-            return {}
-        count = len(wins)
-        found = {"held_out/win_rate": sum(wins) / count, "held_out/gain": sum(gains) / count}
-        if not any(isinstance(one.judge, PairwiseJudge) for one in panel.members):
-            found["held_out/scores"] = sum(scores) / count
+            found.append((old, new))
         return found
 
-    def _pictures(self, policy: Trainer) -> Sequence[Pixels]:
+    def _pictures(self, policy: Trainer) -> list[Pixels]:
         return [_pixels(path) for path in self.strip.files(_column(policy))]
 
 

@@ -7,23 +7,26 @@ checkpoints, its frozen reference, Stop and resuming, keeps a round. Between rou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from ...dpo_core.judging.judge import JudgeError
-from ...dpo_core.judging.judged_set import judge_set
+from ...dpo_core.judging.judged_set import has_person_votes, judge_set
 from ...dpo_core.judging.panel import Panel
 from ...dpo_core.judging.verdict import Verdict
 from ...dpo_core.online.online_metrics import diversity, score_metrics, training_metrics
 from ...dpo_core.online.record import OnlineRecord, OnlineRound, Stand, stalled
+from ...dpo_core.pairs.problem import PairError
 from ...dpo_core.pairs.record import counted
 from ...dpo_core.ranking.session import Session
 from ...dpo_core.run import TrainingError
 from ...dpo_core.saving.run_folder import RunFolder
 from ...dpo_core.training.dataset import EncodedPairs
+from ...dpo_core.training.lora_weights import LoraWeights
 from .held_out_pictures import HeldOutPictures
 from .identity import model_identity
 from .lineage import Origin
@@ -35,6 +38,8 @@ from .trainer import Trainer, as_reference, build_trainer, lora_of, standing_at
 from .training import Trained, train_steps
 
 VERSION = 1
+Reference = Mapping[str, LoraWeights] | None
+"""What training is held to: a frozen LoRA; None is the bare model."""
 KEPT_ROUNDS = 2
 """Rounds whose checkpoints stay: the one that is gone on from, and the one before it."""
 
@@ -106,6 +111,8 @@ class OnlineRounds:
         self._pictures, self._pairs, self._held_out = pictures, pairs, held_out
         self._progress = progress
         self._said: list[str] = []
+        self._stood: tuple[Stand, Trainer] | None = None
+        """The place on disk looked at last, so that its reference is not read again."""
 
     def play(self) -> Played:
         """With a judge all rounds, else what was ranked is learned and the next round drawn.
@@ -114,12 +121,29 @@ class OnlineRounds:
             JudgeError, ValueError, TrainingError: it cannot go on; what was done stays, and the
                 next call goes on from there.
         """
+        self._refuse_what_is_lost()
         self._look(self._first)
         if self._panel is None:
             self._play_with_person()
         else:
             self._play_with_judge(self._panel)
         return self._played()
+
+    def _refuse_what_is_lost(self) -> None:
+        """What must be there to go on, and is not."""
+        one, known = self._record.current, self._session.state().sets
+        lost = []
+        if one is not None and not known.keys() >= set(one.sets):
+            lost.append(f"the pictures of round {one.number} (session {self._session.name!r})")
+        end = self._last_end()
+        if end is not None and end.step not in self._run(end).checkpoints():
+            lost.append(f"step {end.step} of run {end.run}, where the last round ended")
+        if lost:
+            raise ValueError(
+                f"These rounds cannot go on without what is not there any more: "
+                f"{' and '.join(lost)}. Put it back below output/dpo, or begin anew with another "
+                "session."
+            )
 
     # A judge plays on by itself
 
@@ -138,17 +162,21 @@ class OnlineRounds:
                 )
                 return
             one = self._drawn(self._record.current or self._begin())
-            verdicts = self._judged(one, panel)
-            self._learn(one, panel, verdicts)
+            self._learn(one, self._judged(one, panel))
 
-    def _judged(self, one: OnlineRound, panel: Panel) -> list[Verdict]:
+    def _judged(self, one: OnlineRound, panel: Panel) -> dict[str, Verdict]:
+        """What the judges say of each set of a round, but for those that have lost a picture."""
         self._record.change(one.number, judge=panel.name)
         progress = self._progress(len(one.sets))
-        sets, found = self._session.state().sets, []
+        sets, found = self._session.state().sets, {}
         for number, set_id in enumerate(one.sets, 1):
             progress.say(f"round {one.number}: judging prompt {number} of {len(one.sets)}")
             try:
-                found.append(judge_set(self._session, sets[set_id], panel, self._settings.min_gap))
+                found[set_id] = judge_set(
+                    self._session, sets[set_id], panel, self._settings.min_gap
+                )
+            except PairError as error:
+                self._say(f"Round {one.number}, prompt {number}, is passed over. {error}")
             except JudgeError as error:
                 raise JudgeError(
                     f"{error}\nThe pictures of round {one.number} and all rounds before are kept: "
@@ -170,16 +198,32 @@ class OnlineRounds:
 
     def _play_with_person(self) -> None:
         one = self._record.current
-        if one is None:
-            self._drawn(self._begin())
-            return
-        if not any(self._session.state().votes_on(set_id) for set_id in one.sets):
-            self._drawn(one)
-            self._say(f"Round {one.number} waits for you: rank its pictures, then run again.")
-            return
-        self._learn(one, None, [])
-        if self._record.current is None:
-            self._drawn(self._begin())
+        if one is not None and self._is_answered(one):
+            self._learn(one)
+            one = self._record.current
+            if one is not None:
+                return
+        one = self._drawn(one or self._begin())
+        if not self._rankable(one):
+            self._close(one, {}, "all pictures of each prompt were the same")
+            raise ValueError(
+                f"In round {one.number} all pictures of each prompt came out the same, so there is "
+                "nothing to prefer. Look at the VAE and the sampler settings, then run again: the "
+                "next round is drawn."
+            )
+        self._say(
+            f"Round {one.number} is here: {counted(len(self._rankable(one)), 'set')} of pictures "
+            "to rank. Then run again."
+        )
+
+    def _is_answered(self, one: OnlineRound) -> bool:
+        """Whether a person has said something in a round."""
+        state = self._session.state()
+        return any(has_person_votes(state, set_id) for set_id in one.sets)
+
+    def _rankable(self, one: OnlineRound) -> list[str]:
+        sets = self._session.state().sets
+        return [set_id for set_id in one.sets if len(sets[set_id].images) > 1]
 
     # What both do
 
@@ -191,40 +235,59 @@ class OnlineRounds:
         progress = self._progress(len(one.prompts) - len(one.sets))
         return self._pictures.draw(one, self._policy(one.number - 1), progress)
 
-    def _learn(self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict]) -> None:
-        """Trains on what was told apart in a round, and closes it."""
+    def _learn(self, one: OnlineRound, verdicts: Mapping[str, Verdict] | None = None) -> None:
+        """Trains on what was told apart in a round, and closes it.
+
+        Args:
+            one: drawn and judged.
+            verdicts: of judges, by set; None where a person judges.
+        """
         own = self._pairs.own(one.sets)
         if not own.records:
-            self._pass_over(one, panel, verdicts)
+            self._pass_over(one, verdicts)
             return
         dataset = self._dataset(one, own)
         trained = self._trained(one, dataset)
         policy = trained.trainer
-        one = self._record.change(one.number, end=Stand(policy.run.id, policy.step))
+        stand = Stand(policy.run.id, policy.step)
+        one = self._record.change(one.number, end=stand, learned=own.counted)
         self._look(policy)
         metrics = self._training_metrics(one, trained)
-        metrics |= self._judged_metrics(one, panel, verdicts, metrics)
-        if panel is not None:
-            metrics |= self._held_out.metrics(policy, panel)
+        if verdicts is not None and self._panel is not None:
+            metrics |= self._held_out.metrics(policy, self._panel)
         replay = len(dataset.records) - len(own.records)
         metrics |= {"pairs": float(len(own.records)), "replayed": float(replay)}
-        one = self._record.close(one.number, metrics, "; ".join(trained.said))
+        self._close(one, metrics, "; ".join(trained.said), verdicts)
         self._forget_checkpoints()
-        self._say(told(one))
 
-    def _pass_over(
-        self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict]
-    ) -> None:
+    def _pass_over(self, one: OnlineRound, verdicts: Mapping[str, Verdict] | None) -> None:
         state = self._session.state()
-        if panel is None and not all(map(state.is_ranked, one.sets)):
+        if verdicts is None and not all(map(state.is_ranked, one.sets)):
             self._say(
                 f"What was chosen in round {one.number} so far makes nothing to learn from: go on "
                 "ranking its pictures, then run again."
             )
             return
-        note = "no pictures were told apart, so nothing was trained"
-        metrics = self._judged_metrics(one, panel, verdicts, {}) | {"pairs": 0.0, "replayed": 0.0}
-        self._say(told(self._record.close(one.number, metrics, note)))
+        metrics = {"pairs": 0.0, "replayed": 0.0}
+        self._close(one, metrics, "no pictures were told apart, so nothing was trained", verdicts)
+
+    def _close(
+        self, one: OnlineRound, metrics: Mapping[str, float], note: str,
+        verdicts: Mapping[str, Verdict] | None = None,
+    ) -> None:
+        found = {**metrics, "diversity": diversity(self._session.state().pixels(one.sets))}
+        if verdicts is not None:
+            settings = self._settings
+            found |= score_metrics(
+                [verdict.scores for verdict in verdicts.values()],
+                [
+                    verdict.pairs(settings.pairs_per_group, settings.min_gap)
+                    for verdict in verdicts.values()
+                ],
+                metrics.get("objective/non_score_reward", math.nan),
+            )
+        finite = {name: value for name, value in found.items() if math.isfinite(value)}
+        self._say(told(self._record.close(one.number, finite, note)))
 
     def _dataset(self, one: OnlineRound, own: EncodedPairs | None = None) -> EncodedPairs:
         """What a round trains on: its own records, and replayed ones of the rounds before."""
@@ -238,49 +301,65 @@ class OnlineRounds:
         What was ranked after the Stop makes it another run, which goes on from there.
         """
         policy = self._policy(one.number - 1)
-        trainer = self._round_trainer(one.number, policy, dataset)
+        trainer = self._round_trainer(one, policy, self._reference(policy), dataset)
         if one.training and one.training != trainer.run.id:
             stopped = self._stopped_in(one, policy)
             if stopped is not None:
-                trainer = self._round_trainer(one.number, stopped, dataset)
+                held_to = stopped.origin.existing
+                trainer = self._round_trainer(one, stopped, held_to, dataset)
         self._record.change(one.number, training=trainer.run.id)
         steps = max(1, policy.step + self._settings.steps_per_round - trainer.step)
         return train_steps(trainer, steps, self._progress(steps))
 
     def _stopped_in(self, one: OnlineRound, policy: Trainer) -> Trainer | None:
-        run = RunFolder.at(policy.run.path.parent / one.training)
+        """Where a Stop has left the round's training; None if that is nowhere."""
+        run = self._run(Stand(one.training, 0))
         last = max(run.checkpoints(), default=policy.step)
         if last <= policy.step or last >= policy.step + self._settings.steps_per_round:
             return None
-        return self._at(Stand(run.id, last), policy)
+        return self._at(Stand(run.id, last), one.start)
 
-    def _round_trainer(self, number: int, policy: Trainer, dataset: EncodedPairs) -> Trainer:
+    def _reference(self, policy: Trainer) -> Reference:
+        """What a round that begins at a policy is held to."""
+        if self._settings.reference != "each_round" or policy.step == 0:
+            return self._first.origin.existing
+        state = policy.state()
+        if state is None:
+            raise TrainingError(f"Step {policy.step}, which is to be the reference, is not there.")
+        return as_reference(policy, state.adapter)
+
+    def _round_trainer(
+        self, one: OnlineRound, policy: Trainer, held_to: Reference, dataset: EncodedPairs
+    ) -> Trainer:
         first = self._first
-        fresh = policy.step == self._policy(number - 1).step
-        refreshed = self._settings.reference == "each_round" and fresh
         return build_trainer(
             first.patcher, dataset, first.settings, first.adapter, first.gradient_checkpointing,
-            origin_of(policy, refreshed), first.held_out, preview=first.preview,
-            when_out_of_memory=first.when_out_of_memory, online_round=number,
+            replace(origin_of(policy), existing=held_to), first.held_out, preview=first.preview,
+            when_out_of_memory=first.when_out_of_memory, online=(self._record.id, one.number),
         )
 
     def _policy(self, number: int) -> Trainer:
         """The trainer as it stood after a round; 0 is before the first."""
-        found = self._first
-        for one in self._record.rounds[:number]:
-            if one.end is not None:
-                found = self._at(one.end, found)
-        return found
+        trained = [one for one in self._record.rounds[:number] if one.end is not None]
+        if not trained:
+            return self._first
+        assert trained[-1].end is not None
+        return self._at(trained[-1].end, trained[-1].start)
 
-    def _at(self, stand: Stand, before: Trainer) -> Trainer:
-        """A trainer at a place on disk."""
-        run = RunFolder.at(self._first.run.path.parent / stand.run)
-        parameters = run.reference()
-        existing = self._first.origin.existing
-        if parameters is not None:
-            existing = as_reference(self._first, parameters)
-        origin = replace(origin_of(before, False), existing=existing)
-        return replace(self._first, origin=origin, run=run, step=stand.step)
+    def _at(self, stand: Stand, start: Stand | None) -> Trainer:
+        """A trainer at a place on disk, in a training that went on from another."""
+        if self._stood is None or self._stood[0] != stand:
+            run, before = self._run(stand), origin_of(self._first)
+            if start is not None:
+                before = replace(before, run=self._run(start), step=start.step)
+            parameters = run.reference()
+            if parameters is not None:
+                before = replace(before, existing=as_reference(self._first, parameters))
+            self._stood = stand, replace(self._first, origin=before, run=run, step=stand.step)
+        return self._stood[1]
+
+    def _run(self, stand: Stand) -> RunFolder:
+        return RunFolder.at(self._first.run.path.parent / stand.run)
 
     def _last_end(self) -> Stand | None:
         trained = self._record.trained
@@ -299,32 +378,17 @@ class OnlineRounds:
         beta = trainer.settings.objective.beta_at(epoch, state.objective)
         return training_metrics(rows, beta) | {"step": float(trainer.step)}
 
-    def _judged_metrics(
-        self, one: OnlineRound, panel: Panel | None, verdicts: Sequence[Verdict],
-        training: dict[str, float],
-    ) -> dict[str, float]:
-        state = self._session.state()
-        pictures = [
-            [(255 * state.picture(set_id, image.id).pixels()).round().astype("uint8")
-             for image in state.sets[set_id].images]
-            for set_id in one.sets
-        ]
-        found = {"diversity": diversity(pictures)}
-        if panel is None:
-            return found
-        settings = self._settings
-        return found | score_metrics(
-            [verdict.scores for verdict in verdicts],
-            [verdict.pairs(settings.pairs_per_group, settings.min_gap) for verdict in verdicts],
-            training.get("objective/non_score_reward", 0.0),
-        )
-
     def _forget_checkpoints(self) -> None:
         """Those of rounds that nothing goes on from any more: each is as large as Adam's memory."""
+
+        def is_of_these_rounds(content: Mapping[str, Any]) -> bool:
+            return bool((content.get("online") or [""])[0] == self._record.id)
+
         for one in self._record.trained[:-KEPT_ROUNDS]:
             assert one.end is not None
-            run = RunFolder.at(self._first.run.path.parent / one.end.run)
-            for step in set(run.checkpoints()) - standing_at(run):
+            run = self._run(one.end)
+            needed = standing_at(run) | run.continued_at(but_by=is_of_these_rounds)
+            for step in set(run.checkpoints()) - needed:
                 run.remove_checkpoint(step)
 
     def _say(self, line: str) -> None:
@@ -332,40 +396,37 @@ class OnlineRounds:
 
     def _played(self) -> Played:
         policy = self._policy(len(self._record.rounds))
-        trained = self._record.trained
-        if trained:
-            policy = replace(policy, dataset=self._dataset(trained[-1]))
         state = policy.state()
         lora = None if state is None else lora_of(policy, state)
         rows = policy.run.history(policy.step) if policy.step else []
+        trained = self._record.trained
+        if trained:
+            policy = self._with_pairs(policy, trained[-1])
         return Played(policy, lora, rows, self._record.rounds, tuple(self._said))
 
+    def _with_pairs(self, policy: Trainer, one: OnlineRound) -> Trainer:
+        """A policy as nodes go on from it: with what its last round learns from, as it is now.
 
-def origin_of(policy: Trainer, refreshed: bool) -> Origin:
-    """Where the training after a policy starts from, and what it is held to.
+        What was chosen since makes it another training, which goes on from there.
+        """
+        dataset = self._dataset(one)
+        if dataset.digest == policy.run.content.get("pairs"):
+            return replace(policy, dataset=dataset)
+        return self._round_trainer(one, policy, policy.origin.existing, dataset)
 
-    Args:
-        policy: to go on from.
-        refreshed: it becomes the reference itself; else that stays what it was.
-    """
+
+def origin_of(policy: Trainer) -> Origin:
+    """Where the training after a policy starts from, held to what that was held to."""
     before = policy.origin
     if policy.step == before.step:
-        run, step = before.run, before.step
-    else:
-        run, step = policy.run, policy.step
-    existing = before.existing
-    if refreshed and step > 0:
-        state = policy.state()
-        if state is None:
-            raise TrainingError(f"Step {step}, which is to be the reference, is not there.")
-        existing = as_reference(policy, state.adapter)
-    return Origin(existing, before.carried, run, step)
+        return before
+    return replace(before, run=policy.run, step=policy.step)
 
 
 def told(one: OnlineRound) -> str:
     """A closed round in one line."""
     row = one.metrics
-    parts = [counted(int(row.get("pairs", 0)), "pair")]
+    parts = [one.learned or "no pairs"]
     if replay := int(row.get("replayed", 0)):
         parts[0] += f" and {replay} replayed"
     names = {

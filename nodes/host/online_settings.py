@@ -97,15 +97,19 @@ class OnlineSettings(SamplerSettings):
         first = (number - 1) * self.prompts_per_round
         return tuple(lines[(first + i) % len(lines)] for i in range(self.prompts_per_round))
 
-    def seed_of(self, number: int, place: int) -> int:
-        """Of the pictures of a prompt, by its place among those of its round."""
-        most = self.prompts_per_round or len(self.lines)
-        return (self.seed + (number - 1) * max(most, len(self.lines)) + place) & (1 << 62) - 1
+    def seed_of(self, place: int) -> int:
+        """Of the pictures of a prompt, by its place among those of all rounds."""
+        return (self.seed + place) & (1 << 62) - 1
+
+    @property
+    def tidy_negative(self) -> str:
+        """The negative prompt as it is encoded."""
+        return tidy_prompt(self.negative)
 
     def problems(self) -> list[str]:
         """Everything out of range, each with its fix."""
         found = [] if self.lines else ["There is no prompt: write at least one line."]
-        if any(len(line) > MAX_PROMPT_CHARS for line in (*self.lines, tidy_prompt(self.negative))):
+        if any(len(line) > MAX_PROMPT_CHARS for line in (*self.lines, self.tidy_negative)):
             found.append(f"A prompt is longer than {MAX_PROMPT_CHARS} characters: shorten it.")
         for name in ("rounds", "steps_per_round", "pairs_per_group"):
             if getattr(self, name) < 1:

@@ -38,7 +38,8 @@ def policy_model(trainer: Trainer) -> Iterator[ModelPatcher]:
             gradient_checkpointing=False,
         )
         if state is not None:
-            trained.adapter.load(state.weights)
+            # Not the best so far, if that is to be saved: what goes on learning is the last.
+            trained.adapter.load(state.latest)
     try:
         with sampling(device):
             yield trained.patcher

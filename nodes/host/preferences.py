@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ...dpo_core.judging.judged_set import BY_JUDGE
 from ...dpo_core.pairs.problem import PairError
 from ...dpo_core.pairs.record import PairSet
 from ...dpo_core.ranking.pair_making import SessionJudgement
 from ...dpo_core.ranking.session import SessionState
 from ...dpo_core.ranking.session_name import SessionNameError
-from ...dpo_core.ranking.vote import encode_record
 from .sessions import session_at, session_paths
 
 
@@ -35,9 +32,7 @@ def votes_of_people(session: str | None) -> str:
     if session is None:
         return votes_fingerprint(None)
     try:
-        votes = session_at(session).state().votes
-        mine = [encode_record(vote) for vote in votes if vote.get("by") != BY_JUDGE]
-        return blake2b(b"".join(mine), digest_size=16).hexdigest()
+        return session_at(session).fingerprint(people=True)
     except (SessionNameError, OSError) as error:
         return str(error)
 

@@ -33,9 +33,13 @@ class RoundPairs:
     ) -> None:
         self._trainer, self._settings, self._session = trainer, settings, session
         self._vae, self._clip = vae, clip
+        self._held_out = {one.group for one in trainer.held_out.records}
 
     def own(self, set_ids: Sequence[str]) -> EncodedPairs:
-        """What the objective can learn from in some sets; empty if nothing was told apart there."""
+        """What the objective can learn from in some sets; empty if nothing was told apart there.
+
+        Without what belongs to prompts that the trainer keeps for validation.
+        """
         objective = self._trainer.settings.objective
         rules = PairRules(self._settings.pairs_per_group, soft_labels=False)
         records = make_preferences(self._session.state(), rules, set_ids).records
@@ -47,7 +51,16 @@ class RoundPairs:
         patcher = self._trainer.patcher
         name = type(patcher.model.model_config).__name__
         shaped = model_shaped(dataset, patcher.get_model_object("latent_format"), name)
-        return replace(shaped, lineage=()).used_by(objective)
+        return self._without_held_out(replace(shaped, lineage=()).used_by(objective))
+
+    def _without_held_out(self, dataset: EncodedPairs) -> EncodedPairs:
+        def kept(records: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(one for one in records if one.group not in self._held_out)
+
+        return replace(
+            dataset, pairs=kept(dataset.pairs), labelled=kept(dataset.labelled),
+            groups=kept(dataset.groups),
+        )
 
     def mixed(self, own: EncodedPairs, earlier_sets: Sequence[str], number: int) -> EncodedPairs:
         """A round's own records with replayed ones.
@@ -61,9 +74,10 @@ class RoundPairs:
         share = self._settings.replay
 
         def mix(mine: tuple[Any, ...], *others: tuple[Any, ...]) -> tuple[Any, ...]:
-            known = {one.key for one in mine}
-            earlier = [one for other in others for one in other if one.key not in known]
-            return mine + tuple(replayed(len(mine), earlier, share, number))
+            earlier = {one.key: one for other in others for one in other}
+            for one in mine:
+                earlier.pop(one.key, None)
+            return mine + tuple(replayed(len(mine), list(earlier.values()), share, number))
 
         return replace(
             own,

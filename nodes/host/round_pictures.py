@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import comfy.model_management
+import torch
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -50,30 +50,26 @@ class RoundPictures:
     def draw(self, one: OnlineRound, policy: Trainer, progress: Progress) -> OnlineRound:
         """The round with a set of pictures for each of its prompts.
 
-        What was drawn before Stop is stored, and is not drawn again.
+        What was drawn before a Stop or an error is stored, and is not drawn again.
 
         Raises:
-            ValueError: no room for the pictures, or a prompt that cannot be encoded.
+            ValueError: no room for the pictures, a prompt that cannot be encoded, or pictures that
+                are none.
             TrainingError: the policy's checkpoint is gone or damaged.
         """
         missing = range(len(one.sets), len(one.prompts))
         if not missing:
             return one
-        encoded = self._encoder.encode_all([*one.prompts, self._settings.negative])
-        latents: list[Tensor] = []
+        encoded = self._encoder.encode_all([*one.prompts, self._settings.tidy_negative])
         with policy_model(policy) as patcher:
-            try:
-                for place in missing:
-                    progress.say(
-                        f"round {one.number}: drawing prompt {place + 1} of {len(one.prompts)}"
-                    )
-                    latents.append(self._latents(one, place, patcher, encoded, progress))
-                    progress.tick()
-            except comfy.model_management.InterruptProcessingException:
-                self._stored(one, latents)
-                raise
-            # The VAE takes the model's place at most once in a round.
-            return self._stored(one, latents)
+            for place in missing:
+                progress.say(
+                    f"round {one.number}: drawing prompt {place + 1} of {len(one.prompts)}"
+                )
+                latents = self._latents(one, place, patcher, encoded, progress)
+                one = self._stored(one, place, latents)
+                progress.tick()
+        return one
 
     def _latents(
         self,
@@ -85,22 +81,29 @@ class RoundPictures:
     ) -> Tensor:
         settings = self._settings
         return sampled_latents(
-            patcher, encoded[one.prompts[place]], encoded[settings.negative], settings,
-            settings.seed_of(one.number, place), settings.images_per_prompt, progress,
+            patcher, encoded[one.prompts[place]], encoded[settings.tidy_negative], settings,
+            self._seed(one, place), settings.images_per_prompt, progress,
         )
 
-    def _stored(self, one: OnlineRound, latents: list[Tensor]) -> OnlineRound:
-        for batch in latents:
-            place = len(one.sets)
-            images = [
-                NewImage(decoded(self._vae, latent).numpy(), self._metadata(one, place, number))
-                for number, latent in enumerate(batch.split(1))
-            ]
-            file = vae_file(self._vae)
-            known = [KnownLatent(latent.float().cpu().numpy(), file) for latent in batch]
-            made = add_candidates(self._session, images, one.prompts[place], known)
-            one = self._record.change(one.number, sets=(*one.sets, made.id))
-        return one
+    def _seed(self, one: OnlineRound, place: int) -> int:
+        return self._settings.seed_of(self._record.drawn_before(one.number) + place)
+
+    def _stored(self, one: OnlineRound, place: int, latents: Tensor) -> OnlineRound:
+        pixels = [decoded(self._vae, latent) for latent in latents.split(1)]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (latents, *pixels)):
+            raise ValueError(
+                f"The pictures of round {one.number} hold values that are no numbers. If the model "
+                "by itself draws normal pictures, the LoRA has gone too far: begin anew with "
+                "another session and a lower learning rate. Else look at the VAE (--fp32-vae)."
+            )
+        images = [
+            NewImage(one_of.numpy(), self._metadata(one, place, number))
+            for number, one_of in enumerate(pixels)
+        ]
+        file = vae_file(self._vae)
+        known = [KnownLatent(latent.float().cpu().numpy(), file) for latent in latents]
+        made = add_candidates(self._session, images, one.prompts[place], known)
+        return self._record.change(one.number, sets=(*one.sets, made.id))
 
     def _metadata(self, one: OnlineRound, place: int, number: int) -> dict[str, str]:
         if args.disable_metadata:
@@ -110,6 +113,6 @@ class RoundPictures:
             for name, value in asdict(self._settings).items()
             if name in SamplerSettings.__dataclass_fields__ and name not in ("width", "height")
         }
-        seed = self._settings.seed_of(one.number, place)
+        seed = self._seed(one, place)
         said = {**made, "seed": seed, "batch_index": number, "online_round": one.number}
         return {"dpo_generation": json.dumps(said)}

@@ -98,9 +98,10 @@ def sampled_latents(
     # Outside the handler, whose traceback would keep the failed batch's tensors alive.
     comfy.model_management.soft_empty_cache()
     progress.say(f"{count} pictures do not fit in memory together: one after the other", log=True)
+    # Each with a seed of its own, or samplers that add noise would add the same to all.
     return torch.cat([
-        _sampled(patcher, positive, negative, settings, seed, one, progress)
-        for one in noise.split(1)
+        _sampled(patcher, positive, negative, settings, seed + number, one, progress)
+        for number, one in enumerate(noise.split(1))
     ])
 
 

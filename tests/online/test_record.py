@@ -44,6 +44,14 @@ def test_another_process_finds_the_rounds_as_they_were(tmp_path: Path) -> None:
     assert row == {"step": 1, "objective/scores": 0.5}
 
 
+def test_what_another_process_has_written_meanwhile_is_read_again(tmp_path: Path) -> None:
+    early = OnlineRecord(tmp_path, CONTENT)
+    played(tmp_path)
+    assert early.rounds == ()
+    early.read()
+    assert len(early.closed) == 1 and early.drawn_before(2) == 2
+
+
 def test_tensorboard_reads_a_point_for_each_round(tmp_path: Path) -> None:
     record = played(tmp_path)
     record.close(record.begin(("a cat",), None).number, {"objective/scores": 0.75})
