@@ -59,12 +59,12 @@ def _add_contest_arguments(commands: Any) -> None:
         "online", help="compare online, offline and supervised training", description=_ARMS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ), RoundSettings()
-    online.add_argument("--taste", default="low_horizon", help="the judge; default: low_horizon")
+    online.add_argument("--taste", default=DEFAULT_TASTE, help="the judge")
     online.add_argument("--out", type=Path, default=Path("dpo_online"))
     online.add_argument("--arms", nargs="+", default=list(ARMS)[:3], metavar="ARM")
     online.add_argument("--rounds", type=int, default=size.rounds)
     online.add_argument(
-        "--prompts", nargs="+", type=int, default=[2, 4, 8], metavar="COUNT",
+        "--prompts", nargs="+", type=int, default=[4, 16], metavar="COUNT",
         help="prompts of a round; several are tried one after the other",
     )
     online.add_argument(
@@ -74,7 +74,7 @@ def _add_contest_arguments(commands: Any) -> None:
         "--steps", type=int, default=size.steps_per_round, help="training steps of a round"
     )
     online.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    online.add_argument("--judged", type=int, default=48, help="held-out pictures of each seed")
+    online.add_argument("--judged", type=int, default=32, help="held-out pictures of each seed")
     online.add_argument(
         "--learning-rates", nargs="+", type=float, default=[0.0], metavar="RATE",
         help="tried one after the other; default: each arm's own",

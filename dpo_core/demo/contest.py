@@ -49,7 +49,7 @@ class Arm:
     refresh_reference: bool = False
 
 
-_DPO = METHODS["dpo beta 1000"]
+_DPO = replace(METHODS["dpo beta 1000"], learning_rate=5e-4)
 
 ARMS: dict[str, Arm] = {
     "online": Arm(_DPO, online=True),
@@ -175,9 +175,7 @@ class _Bench:
         """Everything that is kept of an entry."""
         adapter = build_adapter(self._network, ADAPTER, entry.seed)
         learn = self._online if ARMS[entry.arm].online else self._offline
-        start = time.process_time()
-        round_scores, shared_seconds = learn(entry, adapter)
-        seconds = time.process_time() - start + shared_seconds
+        round_scores, seconds = learn(entry, adapter)
         return {
             "arm": entry.arm,
             "taste": self._taste.name,
@@ -191,25 +189,24 @@ class _Bench:
         } | self._compared(entry, adapter)
 
     def _online(self, entry: Entry, adapter: Adapter) -> tuple[list[float], float]:
+        """The mean score of each round's pictures, and the seconds of drawing and training."""
         training = entry.method.settings(entry.seed)
-        means = [
-            statistics.mean(each.scores)
-            for each in online_rounds(
-                self._network, adapter, self._panel, entry.rounds, training
-            )
-        ]
-        return means, 0.0
+        start = time.process_time()
+        rounds = online_rounds(self._network, adapter, self._panel, entry.rounds, training)
+        means = [statistics.mean(each.scores) for each in rounds]
+        return means, time.process_time() - start
 
     def _offline(self, entry: Entry, adapter: Adapter) -> tuple[list[float], float]:
-        """Trains on the base's pictures; their mean score, and the seconds drawing them took."""
-        before = self._drawn_by_base(entry.rounds, entry.seed)
+        """As :meth:`_online`, of the base's pictures: all of them before the first step."""
+        before, method = self._drawn_by_base(entry.rounds, entry.seed), entry.method
+        start = time.process_time()
         found, pairs = judged(self._panel, before.asked, before.pictures, entry.rounds.min_gap)
-        method = entry.method
         trained(
             self._network, adapter, _lessons(pairs, method), method.settings(entry.seed),
             entry.rounds.steps, cache=ReferenceCache(tolerance=1e-3),
         )
-        return [statistics.mean(found)], before.cpu_seconds
+        seconds = time.process_time() - start
+        return [statistics.mean(found)], seconds + before.cpu_seconds
 
     def _drawn_by_base(self, rounds: RoundSettings, seed: int) -> _Drawn:
         key = seed, rounds.rounds, rounds.prompts_per_round, rounds.images_per_prompt

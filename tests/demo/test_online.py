@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from toykit.half_size import half_size
 
-from dpo_core.demo import network as networks
-from dpo_core.demo import picks
 from dpo_core.demo.contest import ARMS
 from dpo_core.demo.denoiser import attached, build_adapter
-from dpo_core.demo.network import FlowNetwork, load_base
+from dpo_core.demo.network import FlowNetwork
 from dpo_core.demo.online import Ask, Round, RoundSettings, answers, judged, online_rounds
 from dpo_core.demo.picks import first_seed, prompt_pool, scores
 from dpo_core.demo.taste import TASTES
@@ -31,12 +29,7 @@ TRAINING = ARMS["online"].method.settings(0)
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[FlowNetwork]:
-    """The embedded model at half its size: it still draws landscapes, in a quarter of the time."""
-    half = load_base()
-    half.position = nn.Parameter(F.avg_pool2d(half.position, 2), requires_grad=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "SIZE", 32)
-        patch.setattr(picks, "EULER_STEPS", 2)
+    with half_size(euler_steps=2) as half:
         yield half
 
 
@@ -44,7 +37,8 @@ def run(
     network: FlowNetwork, rounds: RoundSettings = SMALL, seed: int = 0
 ) -> tuple[list[Round], Adapter]:
     adapter = build_adapter(network, AdapterSettings(2, 2.0), seed)
-    return list(online_rounds(network, adapter, WARM, rounds, replace(TRAINING, seed=seed))), adapter
+    training = replace(TRAINING, seed=seed)
+    return list(online_rounds(network, adapter, WARM, rounds, training)), adapter
 
 
 @pytest.fixture(scope="module")
