@@ -24,6 +24,7 @@ from ..dpo_core.judging.judge import JudgeError
 from ..dpo_core.judging.judged_set import judge_set
 from ..dpo_core.judging.panel import Panel
 from ..dpo_core.metadata.comfyui import prompt_behind
+from ..dpo_core.metadata.comfyui_recipe import Recipe, model_recipe
 from ..dpo_core.metadata.comfyui_settings import generation_behind, models_behind
 from ..dpo_core.ranking.given_votes import given_votes
 from ..dpo_core.ranking.image_store import identified_images
@@ -31,13 +32,19 @@ from .host.candidates import graph_metadata, ranking_value
 from .host.preferences import votes_fingerprint
 from .host.progress import say
 from .host.sessions import open_session
+from .host.side_identity import side_identity
 from .host.user import user_of_ranking
-from .types import CATEGORY, Judge, Ranking
+from .types import CATEGORY, Judge, Lora, Ranking
 
 MODE = "side_by_side"
 NO_PROMPT = (
     "The prompts of these pictures cannot be told from the graph, so they are compared without. "
     "Write them into `prompts`, one line for each couple or one for all."
+)
+NO_WEIGHTS = (
+    "It cannot be told whether the LoRA of {made_by} on `images_{side}` changes between runs, and "
+    "couples of all of them would add up: connect it to `lora_{side}`, or give every new one a "
+    "name of its own in `name_{side}`."
 )
 
 
@@ -71,7 +78,8 @@ class BlindCompare(io.ComfyNode):
                 io.String.Input(
                     "prompts", default="", multiline=True,
                     tooltip="What they were drawn with: one line for each couple, or one for all. "
-                    "Left empty, it is read from the sampler they come from.",
+                    "As many lines as couples are taken as one prompt each, so write a prompt of "
+                    "several lines on one. Left empty, it is read from the sampler they come from.",
                 ),
                 io.String.Input(
                     "session", default="blind",
@@ -86,7 +94,9 @@ class BlindCompare(io.ComfyNode):
                 ),
                 Judge.Input(
                     "judge", optional=True,
-                    tooltip="Judges every couple at once. What you choose yourself counts instead.",
+                    tooltip="Judges every couple at once. As long as you choose none yourself, "
+                    "what it says is revealed and final: choices made later do not count. Where "
+                    "you have chosen, you reveal, and your choice counts instead of the judge's.",
                 ),
                 io.String.Input(
                     "name_a", default="A", optional=True,
@@ -96,6 +106,15 @@ class BlindCompare(io.ComfyNode):
                 io.String.Input(
                     "name_b", default="B", optional=True,
                     tooltip="What to call the second pictures.",
+                ),
+                Lora.Input(
+                    "lora_a", optional=True,
+                    tooltip="The LoRA of the first pictures, if it is trained in this very graph: "
+                    "when it has changed, the comparison begins anew.",
+                ),
+                Lora.Input(
+                    "lora_b", optional=True,
+                    tooltip="That of the second pictures, as with `lora_a`.",
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],
@@ -125,12 +144,16 @@ class BlindCompare(io.ComfyNode):
         judge: Sequence[Panel] = (),
         name_a: Sequence[str] = ("A",),
         name_b: Sequence[str] = ("B",),
+        lora_a: Sequence[Mapping[str, Any] | None] = (None,),
+        lora_b: Sequence[Mapping[str, Any] | None] = (None,),
     ) -> io.NodeOutput:
         graph, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
         extra, inputs = cls.hidden.extra_pnginfo, graph.get(node, {}).get("inputs", {})
         links = [inputs.get("images_a"), inputs.get("images_b")]
+        recipes, loras = [model_recipe(graph, link) for link in links], [lora_a[0], lora_b[0]]
         made = [" + ".join(models_behind(graph, link)) for link in links]
-        sides = named_sides(Side(name_a[0], made[0]), Side(name_b[0], made[1]))
+        known = [side_identity(*one) for one in zip(recipes, loras, strict=True)]
+        sides = named_sides(Side(name_a[0], made[0], known[0]), Side(name_b[0], made[1], known[1]))
         texts, problems = _texts(prompts, images_a), side_problems(sides)
         if not texts:
             texts, differing = _traced(graph, links, extra)
@@ -146,7 +169,8 @@ class BlindCompare(io.ComfyNode):
         if judge:
             _judge(blind, added, judge[0], node)
         state = blind.state()
-        lines = [*([] if any(texts) else [NO_PROMPT]), *_seed_lines(graph, links), report(state)]
+        unsure = [*([] if any(texts) else [NO_PROMPT]), *_weight_lines(recipes, loras)]
+        lines = [*unsure, *_seed_lines(graph, links), report(state)]
         if len(lines) > 1:
             say("\n".join(lines[:-1]), node)
         shown = [_reference(state, added, node)]
@@ -197,19 +221,35 @@ def _seed_lines(graph: Any, links: Sequence[Any]) -> list[str]:
     ]
 
 
+def _weight_lines(recipes: Sequence[Recipe], loras: Sequence[Any]) -> list[str]:
+    """A line for each side whose LoRA is made in the graph and not connected."""
+    return [
+        NO_WEIGHTS.format(made_by=" and ".join(recipe.makers), side=side)
+        for side, recipe, lora in zip("ab", recipes, loras, strict=True)
+        if recipe.makers and lora is None
+    ]
+
+
 def _added(blind: BlindComparison, couple: NewCouple, metadata: Mapping[str, str]) -> Couple:
     try:
         return blind.add(couple, metadata)
     except OSError as error:
-        raise ValueError(
-            f"The pictures could not be stored in {blind.session.folder} "
-            f"({error.strerror or error}). Nothing half-written is left, and what was chosen "
-            "before is safe. Make room on the disk and run again."
-        ) from error
+        raise _unstored("pictures", blind, error) from error
+
+
+def _unstored(what: str, blind: BlindComparison, error: OSError) -> ValueError:
+    return ValueError(
+        f"The {what} could not be stored in {blind.session.folder} ({error.strerror or error}). "
+        "Nothing half-written is left, and what was chosen before is safe. Make room on the disk "
+        "and run again."
+    )
 
 
 def _judge(blind: BlindComparison, couples: Sequence[Couple], panel: Panel, node: str) -> None:
-    """Has a panel judge what is not revealed yet; each verdict is stored at once."""
+    """Has a panel judge what is not revealed yet; each verdict is stored at once.
+
+    What it said is then revealed, unless a person takes part.
+    """
     revealed, sets = blind.state().revealed, blind.session.state().sets
     asked = {one.set_id: None for one in couples if one.set_id and one.set_id not in revealed}
     for number, set_id in enumerate(asked, 1):
@@ -221,6 +261,10 @@ def _judge(blind: BlindComparison, couples: Sequence[Couple], panel: Panel, node
                 f"{error}\nThe pictures are stored in the session {blind.session.name}, and what "
                 "was judged before is kept. Run again when the judge is mended."
             ) from error
+    try:
+        blind.reveal_judged()
+    except OSError as error:
+        raise _unstored("reveal", blind, error) from error
 
 
 def _reference(state: ComparisonState, added: Sequence[Couple], node: str) -> dict[str, Any]:

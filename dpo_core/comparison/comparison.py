@@ -2,8 +2,9 @@
 
 Each couple is a set of two images in a session, in the order of their content ids, so that neither
 place nor time says whose a picture is; on which side it is shown follows from the set's id. Picks
-are ordinary votes. What a judge says counts at once; what a person says counts once it is revealed,
-and from then on nothing more is taken of those couples, which are not blind any more.
+are ordinary votes. What was said counts once it is revealed, and from then on nothing more is taken
+of those couples, which are not blind any more. That holds for judges, too: a tally beside what they
+said of each picture would tell whose it is. Where no person takes part, theirs is revealed at once.
 """
 
 from __future__ import annotations
@@ -61,17 +62,19 @@ class ComparisonState:
 
     @cached_property
     def counting(self) -> dict[str, Outcome]:
-        """What counts: all that is revealed, and besides it what judges say."""
-        judged = {
-            set_id: outcome for set_id, outcome in self.outcomes.items() if outcome.by != PERSON
-        }
+        """What counts: all that is revealed."""
         known = {couple.set_id for couple in self.asked}
-        shown = {set_id: one for set_id, one in self.revealed.items() if set_id in known}
-        return judged | shown
+        return {set_id: one for set_id, one in self.revealed.items() if set_id in known}
+
+    @property
+    def has_person(self) -> bool:
+        """Whether a person takes part, whose choices on what judges have revealed are no part."""
+        by_judge = {set_id for set_id, one in self.revealed.items() if one.by != PERSON}
+        return bool(self.answered - by_judge)
 
     @property
     def hidden(self) -> int:
-        """How many couples a person has judged that are not revealed."""
+        """How many couples are judged that are not revealed."""
         return len(self.outcomes.keys() - self.counting.keys())
 
     @property
@@ -178,7 +181,17 @@ class BlindComparison:
         Raises:
             LogLockedError, OSError: it could not be written, and nothing is told.
         """
+        return self._told(self.state())
+
+    def reveal_judged(self) -> ComparisonState:
+        """Reveals what judges said, unless a person takes part: then that is for them to do.
+
+        Raises as `reveal`.
+        """
         state = self.state()
+        return state if state.has_person else self._told(state)
+
+    def _told(self, state: ComparisonState) -> ComparisonState:
         new = {
             set_id: outcome
             for set_id, outcome in state.outcomes.items()
@@ -196,5 +209,5 @@ def progress(state: ComparisonState) -> str:
         return "no couples of pictures are left"
     if not state.asked:
         return "both sides drew the same pictures, so there is nothing to compare"
-    judged = len(state.answered | state.counting.keys())
+    judged = len(state.answered | state.outcomes.keys() | state.counting.keys())
     return f"{judged} of {counted(len(state.asked), 'couple')} of pictures judged"

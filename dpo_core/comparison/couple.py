@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ..metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
@@ -30,10 +30,13 @@ class Side:
     Attributes:
         name: what the person calls it.
         made_with: the model and its LoRAs, empty where that is not known.
+        identity: digest of what is known besides, such as strengths and weights: other LoRAs may
+            have the same name.
     """
 
     name: str
     made_with: str = ""
+    identity: str = ""
 
 
 class Sides(NamedTuple):
@@ -45,7 +48,8 @@ class Sides(NamedTuple):
     @property
     def comparison(self) -> str:
         """Hex digest that tells comparisons of one session apart."""
-        text = "\n".join(part for side in self for part in (side.name, side.made_with))
+        parts = (part for side in self for part in (side.name, side.made_with, side.identity))
+        text = "\n".join(parts)
         return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
@@ -169,7 +173,7 @@ def couple_record(sides: Sides, couple: Couple) -> dict[str, Any]:
         "id": f"couple:{comparison}:{what}",
         "kind": "couple",
         "comparison": comparison,
-        "sides": [{"name": side.name, "made_with": side.made_with} for side in sides],
+        "sides": [asdict(side) for side in sides],
         "set": couple.set_id,
         "prompt": couple.prompt,
         "a": couple.a,
@@ -180,7 +184,9 @@ def couple_record(sides: Sides, couple: Couple) -> dict[str, Any]:
 def read_couple(record: Mapping[str, Any]) -> tuple[Sides, Couple] | None:
     """What :func:`couple_record` wrote; None if it is damaged."""
     try:
-        sides = Sides(*(Side(one["name"], one["made_with"]) for one in record["sides"]))
+        sides = Sides(
+            *(Side(one["name"], one["made_with"], one["identity"]) for one in record["sides"])
+        )
         couple = Couple(record["set"], record["prompt"], record["a"], record["b"])
     except (KeyError, TypeError):
         return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..judging.judged_set import BY_JUDGE
 from ..ranking.completion import is_ranked
 from ..ranking.judgement import judge
 from ..ranking.session import SessionState
-from ..ranking.vote import Vote
+from ..ranking.vote import BY_JUDGE, Vote
 from .couple import Couple
 
 RESULTS = ("a", "b", "tie")

@@ -8,6 +8,10 @@ from .outcome import PERSON
 from .tally import Tally, verdict
 
 MAX_PROMPT_ROWS = 40
+CAUTION = (
+    "This is an exact sign test at 5 % on the couples that were not tied; looking again and again "
+    "until it is clear makes it weaker, so decide beforehand how many couples to judge."
+)
 _SHOWN_CHARS = 90
 
 
@@ -36,14 +40,16 @@ def result_lines(state: ComparisonState) -> list[str]:
     """The verdict, the numbers behind it, who judged, and what each prompt says."""
     tally = state.tally(state.counting)
     lines = [verdict(tally, state.sides), numbers(state, tally)]
+    if state.asked:
+        lines.append(CAUTION)
     if tally.identical:
         lines.append(f"Of the ties {tally.identical} came out as the very same picture.")
     if state.judges:
         lines.append(f"Judged by: {judged_by(state)}.")
     if state.changed:
         lines.append(
-            f"{counted(state.changed, 'choice')} changed after the reveal: not blind any more, and "
-            "not counted."
+            f"{counted(state.changed, 'choice')} made or changed after the reveal: not blind any "
+            "more, and not counted."
         )
     lines += [f"{one.name}: drawn with {one.made_with}." for one in state.sides if one.made_with]
     a, b = state.sides

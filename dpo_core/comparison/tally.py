@@ -14,6 +14,10 @@ from .outcome import Outcome
 
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
+LEVEL = 0.05
+"""How often two sides that are equal may be told apart, by chance."""
+LEAST_DECIDED = 6
+"""So many of one mind are the fewest that a sign test at `LEVEL` tells from chance."""
 MOST_NEEDED = 1000
 """A difference that needs more comparisons than that is hardly one."""
 
@@ -40,6 +44,11 @@ class Tally:
         return cls(found["a"], found["b"], found["tie"], identical)
 
     @property
+    def decided(self) -> int:
+        """Couples without ties."""
+        return self.a + self.b
+
+    @property
     def trials(self) -> int:
         return self.a + self.b + self.ties + self.identical
 
@@ -51,33 +60,53 @@ class Tally:
         return wilson(self.b + (self.ties + self.identical) / 2, self.trials, Z)
 
 
-def more_needed(share: Share) -> int | None:
-    """How many more trials tell the share from one half, if it stays what it is.
+def sign_test(wins: int, losses: int) -> float:
+    """How likely a fair coin is to fall at least so unevenly: two-sided and exact.
 
-    Wilson's interval is that of the score test: one half lies outside of it as soon as
-    n > z^2 / (4 (share - 1/2)^2), the test's variance being that of a fair coin.
+    The sign test (Dixon and Mood 1946, J. Am. Stat. Assoc. 41); ties are left out of it.
+    """
+    tosses = wins + losses
+    ways, tail = 1, 0
+    # From all tosses alike, which comes about in one way, to as uneven as these are.
+    for heads in range(tosses, max(wins, losses) - 1, -1):
+        tail += ways
+        ways = ways * heads // (tosses - heads + 1)
+    return min(1.0, 2 * tail / 2**tosses)
+
+
+def more_needed(tally: Tally) -> int | None:
+    """About how many more comparisons tell the sides apart, if wins and ties go on as they do.
 
     Returns:
-        0 if it is told apart already; None at exactly one half, which no number tells apart.
+        0 if they are told apart already; None if both won as often, which no number tells apart,
+        and if more than `MOST_NEEDED` are.
     """
-    distance = abs(share.value - 0.5)
-    if distance < 1e-9:
+    decided, ahead = tally.decided, max(tally.a, tally.b)
+    if 2 * ahead == decided:
         return None
-    needed = math.floor((Z / (2 * distance)) ** 2) + 1
-    return max(0, needed - share.trials)
+    if sign_test(tally.a, tally.b) <= LEVEL:
+        return 0
+    # The exact test never asks for fewer than the normal one: distance > z / (2 sqrt(n)).
+    least = math.floor((Z / (2 * (ahead / decided - 0.5))) ** 2)
+    most = decided + math.floor(MOST_NEEDED * decided / tally.trials)
+    for number in range(max(decided + 1, LEAST_DECIDED, least), most + 1):
+        wins = number * ahead // decided
+        if sign_test(wins, number - wins) <= LEVEL:
+            return math.ceil((number - decided) * tally.trials / decided)
+    return None
 
 
 def verdict(tally: Tally, sides: Sides) -> str:
     """What a tally allows to say, in one sentence, and no more."""
-    share = tally.share
-    if share is None:
+    if not tally.trials:
         return "Nothing has been judged yet."
-    needed = more_needed(share)
+    if tally.a == tally.b:
+        none = f"o difference between {sides.a.name} and {sides.b.name} is seen so far."
+        return f"Cannot tell yet: n{none}" if tally.decided < LEAST_DECIDED else f"N{none}"
+    needed = more_needed(tally)
+    if needed == 0:
+        return f"{(sides.b if tally.b > tally.a else sides.a).name} is preferred."
     if needed is None:
-        return f"No difference between {sides.a.name} and {sides.b.name} is seen so far."
-    if not needed:
-        return f"{(sides.b if share.value > 0.5 else sides.a).name} is preferred."
-    if needed > MOST_NEEDED:
         return (
             f"Cannot tell yet: the difference is so small that more than {MOST_NEEDED} further "
             "comparisons would be needed."

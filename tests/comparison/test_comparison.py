@@ -12,7 +12,7 @@ from dpo_core.comparison.answer_key import KEY_NAME
 from dpo_core.comparison.comparison import BlindComparison, ComparisonState
 from dpo_core.comparison.couple import Couple, CoupleError, NewCouple, Side, Sides
 from dpo_core.comparison.outcome import Outcome
-from dpo_core.comparison.report import report
+from dpo_core.comparison.report import CAUTION, report
 from dpo_core.ranking.image_store import identified_images
 from dpo_core.ranking.session import Session
 from dpo_core.ranking.tournament import start
@@ -76,10 +76,11 @@ def test_what_a_person_says_counts_from_the_reveal_on(tmp_path: Path) -> None:
     tally = state.tally(state.counting)
     assert (tally.a, tally.b, tally.ties) == (1, 2, 2)
     told = report(BlindComparison(Session(blind.session.folder), SIDES).state())
-    assert told.splitlines()[2:4] == [
-        "Cannot tell yet: about 92 more comparisons would, if it goes on like this.",
+    assert told.splitlines()[2:5] == [
+        "Cannot tell yet: about 65 more comparisons would, if it goes on like this.",
         "mine preferred 2 times, base 1 time, 2 ties: mine wins 60 % (23 to 88 %), the 95 % "
         "interval in brackets and a tie counting one half.",
+        CAUTION,
     ]
     assert "Judged by: you 5." in told
     assert "mine: drawn with sd.safetensors + mine.safetensors." in told
@@ -100,7 +101,7 @@ def test_a_revealed_couple_takes_no_more_votes_and_others_do(tmp_path: Path) -> 
     assert state.counting == {couples[0].set_id: Outcome("a")}
     assert (state.changed, state.hidden) == (1, 1)
     told = report(state)
-    assert "1 choice changed after the reveal" in told and "1 couple more judged" in told
+    assert "1 choice made or changed after the reveal" in told and "1 couple more judged" in told
     assert len(blind.reveal().counting) == 2
     # Taking it back does not take back what was revealed either.
     blind.session.undo(blind.session.state().votes_on(couples[1].set_id)[0]["id"])
@@ -116,23 +117,42 @@ def test_what_is_passed_over_is_answered_and_counts_nothing(tmp_path: Path) -> N
     assert blind.reveal().counting == {couples[0].set_id: Outcome("a")}
 
 
-def test_a_judge_counts_at_once_until_a_person_says_something(tmp_path: Path) -> None:
+def test_what_a_judge_says_is_revealed_and_final_where_no_person_takes_part(
+    tmp_path: Path,
+) -> None:
     blind, (first, second, third) = comparison(tmp_path, 3)
     say_by_judge(blind, first, [[first.b], [first.a]])
     say_by_judge(blind, second, [[second.a, second.b]])
-    state = blind.state()
+    hidden = blind.state()
+    assert (hidden.counting, hidden.hidden, hidden.answered) == ({}, 2, frozenset())
+    assert "2 of 3 couples" in report(hidden) and "mine" not in report(hidden)
     sharp = {first.set_id: Outcome("b", "sharpness"), second.set_id: Outcome("tie", "sharpness")}
-    assert state.counting == sharp and state.hidden == 0 and not state.answered
+    state = blind.reveal_judged()
+    assert state.counting == sharp and state.hidden == 0
     assert "Judged by: sharpness 2." in report(state)
+    # Whoever chooses now is not blind, and does not take part by it.
     say(blind, first, "a")
-    state = blind.state()
-    assert set(state.counting) == {second.set_id} and state.hidden == 1
-    state = blind.reveal()
-    assert state.counting[first.set_id] == Outcome("a")
-    assert "Judged by: you 1, sharpness 1." in report(state)
-    say_by_judge(blind, second, [[second.b], [second.a]])
-    assert blind.state().counting[second.set_id].result == "tie"
-    say(blind, third, "b")
+    say_by_judge(blind, third, [[third.a], [third.b]])
+    state = blind.reveal_judged()
+    assert state.counting == sharp | {third.set_id: Outcome("a", "sharpness")}
+    assert "1 choice made or changed after the reveal" in report(state)
+
+
+def test_what_a_judge_says_waits_for_the_reveal_of_a_person_who_takes_part(tmp_path: Path) -> None:
+    blind, (first, second, third) = comparison(tmp_path, 3)
+    say(blind, first, "a")
+    for one in (first, second):
+        say_by_judge(blind, one, [[one.b], [one.a]])
+    state = blind.reveal_judged()
+    assert (state.counting, state.hidden) == ({}, 2)
+    assert blind.reveal().counting == {
+        first.set_id: Outcome("a"),
+        second.set_id: Outcome("b", "sharpness"),
+    }
+    assert "Judged by: you 1, sharpness 1." in report(blind.state())
+    # It stays so for what comes later.
+    say_by_judge(blind, third, [[third.b], [third.a]])
+    assert blind.reveal_judged().hidden == 1
     assert report(blind.state()).count("press Reveal") == 1
 
 
@@ -150,7 +170,8 @@ def test_the_same_pictures_are_a_tie_that_is_not_asked(tmp_path: Path) -> None:
     alone = BlindComparison(Session(tmp_path / "alone"), SIDES)
     alone.add(couple(1, same=True), {})
     told = report(alone.state())
-    assert "both sides drew the same pictures" in told and "No difference" in told
+    assert "both sides drew the same pictures" in told and "no difference" in told
+    assert CAUTION not in told
 
 
 def test_couples_add_up_over_runs_and_comparisons_of_a_session_do_not_mix(tmp_path: Path) -> None:

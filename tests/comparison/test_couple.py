@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from dpo_core.comparison.couple import (
+    Couple,
     CoupleError,
     Side,
     Sides,
+    couple_record,
     named_sides,
     new_couples,
+    read_couple,
     side_problems,
 )
 
@@ -59,5 +62,9 @@ def test_other_names_or_other_loras_are_another_comparison() -> None:
         Sides(Side("B"), Side("A")),
         Sides(Side("A"), Side("B", "one.safetensors")),
         Sides(Side("A", "one.safetensors"), Side("B")),
+        Sides(Side("A"), Side("B", "one.safetensors", "of other weights")),
     ]
-    assert len({one.comparison for one in sides}) == 4
+    assert len({one.comparison for one in sides}) == 5
+    for one in sides:
+        stored = couple_record(one, Couple("set", "a cat", "x", "y"))
+        assert read_couple(stored) == (one, Couple("set", "a cat", "x", "y"))

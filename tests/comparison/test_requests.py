@@ -44,6 +44,11 @@ def vote(session: Session, one: Couple, result: str) -> None:
     )
 
 
+def judge(session: Session, one: Couple) -> None:
+    order = [[image] for image in sorted((one.a, one.b))]
+    session.vote({"kind": "ranking", "set": one.set_id, "order": order, "by": "judge"})
+
+
 def test_before_the_reveal_no_answer_depends_on_whose_a_picture_is(
     session: Session, tmp_path: Path
 ) -> None:
@@ -53,10 +58,11 @@ def test_before_the_reveal_no_answer_depends_on_whose_a_picture_is(
             couple = add(one, number, exchanged=one is other)
             if number < 2:
                 vote(one, couple, "left")
+            judge(one, couple)
     known, exchanged = (ask(one).state(SIDES.comparison) for one in (session, other))
     assert known == exchanged
     assert [one["answered"] for one in known["couples"]] == [True, True, False]
-    assert (known["hidden"], known["result"]) == (2, None)
+    assert (known["hidden"], known["result"]) == (3, None)
     assert "mine" not in json.dumps(known)
 
 

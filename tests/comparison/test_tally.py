@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import product
+from math import comb
+
 import pytest
 
 from dpo_core.comparison.couple import Side, Sides
-from dpo_core.comparison.tally import Tally, more_needed, verdict
-from dpo_core.evaluation.interval import wilson
+from dpo_core.comparison.tally import MOST_NEEDED, Tally, more_needed, sign_test, verdict
 
 SIDES = Sides(Side("base"), Side("mine"))
 
@@ -18,21 +20,37 @@ def test_ties_and_identical_pictures_count_one_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "all_in_all"),
-    # 1.959964^2 / (4 d^2) = 0.960365 / d^2: 96.04 at 0.6, 15.4 at 0.75, 3.84 at 1, 384.1 at 0.45.
-    [(0.6, 97), (0.75, 16), (1.0, 4), (0.45, 385)],
+    ("wins", "losses", "chance"),
+    # Both ends of Pascal's triangle: 2 (1 + 8) / 2^8, and all of it where both are equal.
+    [(6, 0, 2 / 64), (0, 5, 2 / 32), (7, 1, 18 / 256), (1, 8, 20 / 512), (3, 3, 1.0), (0, 0, 1.0)],
 )
-def test_as_many_more_as_the_interval_needs_to_leave_one_half(
-    share: float, all_in_all: int
+def test_the_sign_test_counts_what_is_at_least_so_uneven(
+    wins: int, losses: int, chance: float
 ) -> None:
-    def leaves(trials: int) -> bool:
-        low, high = wilson(share * trials, trials)[1:3]
-        return low > 0.5 or high < 0.5
+    assert sign_test(wins, losses) == chance
 
-    assert leaves(all_in_all) and not leaves(all_in_all - 1)
-    trials = 20 if share < 0.7 else 2
-    assert more_needed(wilson(share * trials, trials)) == all_in_all - trials
-    assert more_needed(wilson(share * all_in_all, all_in_all)) == 0
+
+def test_sides_that_are_equal_are_told_apart_once_in_twenty_at_most() -> None:
+    for number in range(1, 60):
+        ways = sum(
+            comb(number, wins)
+            for wins in range(number + 1)
+            if more_needed(Tally(wins, number - wins)) == 0
+        )
+        assert ways <= 0.05 * 2**number
+        assert number > 5 or not ways
+
+
+def test_as_many_more_as_the_test_asks_for_if_it_goes_on_like_this() -> None:
+    for a, b in product(range(13), range(13)):
+        tally, ahead = Tally(a, b), max(a, b)
+        numbers = range(a + b, a + b + MOST_NEEDED + 1)
+        won = ((n, n * ahead // max(1, a + b)) for n in numbers if a != b)
+        expected = next((n - a - b for n, wins in won if sign_test(wins, n - wins) <= 0.05), None)
+        assert more_needed(tally) == expected, (a, b)
+    # Where every second one is a tie, twice as many.
+    assert more_needed(Tally(a=0, b=3)) == 3
+    assert more_needed(Tally(a=0, b=3, ties=2, identical=1)) == 6
 
 
 @pytest.mark.parametrize(
@@ -40,11 +58,13 @@ def test_as_many_more_as_the_interval_needs_to_leave_one_half(
     [
         (Tally(), "Nothing has been judged yet."),
         (Tally(b=6), "mine is preferred."),
-        (Tally(a=9, b=1), "base is preferred."),
-        (Tally(a=2, b=2, ties=3), "No difference between base and mine is seen so far."),
-        (Tally(a=8, b=12), "Cannot tell yet: about 77 more comparisons would, if it goes on like"
+        (Tally(a=9, b=1, ties=30), "base is preferred."),
+        (Tally(a=3, b=3, ties=3), "No difference between base and mine is seen so far."),
+        (Tally(a=2, b=2, ties=3),
+         "Cannot tell yet: no difference between base and mine is seen so far."),
+        (Tally(a=8, b=12), "Cannot tell yet: about 90 more comparisons would, if it goes on like"
          " this."),
-        (Tally(a=0, b=3), "Cannot tell yet: about 1 more comparison would, if it goes on like"
+        (Tally(a=0, b=5), "Cannot tell yet: about 1 more comparison would, if it goes on like"
          " this."),
         (Tally(a=500, b=510), "Cannot tell yet: the difference is so small that more than 1000"
          " further comparisons would be needed."),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import torch
 from hostkit.judging import registered
 from hostkit.ranking import get_set, image_ids, noise, post_vote, shown_set
 from hostkit.server import ComfyServer
-from hostkit.workflows import Prompt, node
+from hostkit.workflows import Prompt, node, text_to_image
 from PIL import Image
+from safetensors.torch import save_file
 
 
 def comparing(session: str, a: int = 1, b: int = 2, batch: int = 3, **inputs: Any) -> Prompt:
@@ -98,23 +101,68 @@ def test_everything_wrong_is_told_at_once(comfy_server: ComfyServer) -> None:
     assert not folder.exists()
 
 
-def test_a_judge_is_heard_at_once_and_a_person_instead(comfy_server: ComfyServer) -> None:
+def test_a_judge_alone_is_revealed_at_once_and_waits_for_a_person_who_takes_part(
+    comfy_server: ComfyServer,
+) -> None:
     prompt = comparing("judged", a=6, b=7, judge=["judge", 0])
     prompt["judge"] = registered("test redness")
     result = comfy_server.queue(prompt)
     told = comfy_server.get(address(shown_set(result, "blind"))).json()
     assert told["result"]["share"]["trials"] == 3 and told["hidden"] == 0
-    assert [one["answered"] for one in told["couples"]] == [False] * 3
-    assert all(one["pictures"] == [] for one in told["result"]["prompts"])
+    # Whose every picture is, is told: nobody who chooses from now on counts as blind.
+    assert sum(len(one["pictures"]) for one in told["result"]["prompts"]) == 3
     assert re.search(r"Judged by: .*redness.* 3\.", result.outputs["blind"]["text"][0])
     choose_left(comfy_server, "judged", told["couples"][0]["set_id"])
     report = comfy_server.queue(prompt).outputs["blind"]["text"][0]
-    assert re.search(r"Judged by: .*redness.* 2\.", report) and "press Reveal" in report
+    assert re.search(r"Judged by: .*redness.* 3\.", report) and "after the reveal" in report
+
+    by_hand = comparing("judged by both", a=6, b=7)
+    shown = shown_set(comfy_server.queue(by_hand), "blind")
+    choose_left(comfy_server, "judged by both", shown["set_id"])
+    by_hand |= {"judge": prompt["judge"]}
+    by_hand["blind"]["inputs"]["judge"] = ["judge", 0]
+    report = comfy_server.queue(by_hand).outputs["blind"]["text"][0]
+    assert "3 couples judged and not revealed" in report and "preferred" not in report
+    assert comfy_server.get(address(shown)).json()["result"] is None
+    revealed = comfy_server.post(f"{address(shown)}/reveal", {}).json()["result"]
+    assert re.fullmatch(r"you 1, .*redness.* 2", revealed["judged_by"])
 
     prompt["judge"] = registered("test raises")
     prompt["b"] = noise(8, batch=3)
     failed = comfy_server.queue(prompt)
     assert "what was judged before is kept" in failed.error and "test raises" in failed.error
+
+
+def test_another_lora_begins_anew_and_one_that_is_not_known_is_said(
+    comfy_server: ComfyServer, sd15_checkpoint: Path
+) -> None:
+    folder = comfy_server.base_dir / "models" / "loras"
+    for number, name in enumerate(("one", "two")):
+        save_file({"layer.lora_up.weight": torch.full((2, 2), float(number))},
+                  folder / f"blind_{name}.safetensors")  # fmt: skip
+    prompt = comparing("loras", batch=1) | {"lora": node("DPOLoadLoRA", lora_name="")}
+    found = []
+    for name in ("one", "two", "one"):
+        prompt["lora"]["inputs"]["lora_name"] = f"blind_{name}.safetensors"
+        prompt["blind"]["inputs"]["lora_b"] = ["lora", 0]
+        found.append(shown_set(comfy_server.queue(prompt), "blind")["comparison"])
+    assert found[0] == found[2] != found[1]
+
+    drawn = text_to_image(sd15_checkpoint.name)
+    drawn |= comparing("unknown", batch=1)
+    # Any node but a loader: what it made is not in the graph.
+    drawn["a"] = noise(1, batch=1, height=64, width=64)
+    drawn["lora"] = node("TestEmptyLora")
+    drawn["applied"] = node("LoraModelLoader", model=["checkpoint", 0], lora=["lora", 0],
+                            strength_model=1.0, bypass=False)  # fmt: skip
+    drawn["sampler"]["inputs"]["model"] = ["applied", 0]
+    drawn["blind"]["inputs"]["images_b"] = ["decode", 0]
+    for name in ("save", "b"):
+        del drawn[name]
+    told = comfy_server.queue(drawn).outputs["blind"]["text"][0]
+    assert "whether the LoRA of TestEmptyLora on `images_b` changes" in told
+    drawn["blind"]["inputs"]["lora_b"] = ["lora", 0]
+    assert "cannot be told whether" not in comfy_server.queue(drawn).outputs["blind"]["text"][0]
 
 
 @pytest.mark.parametrize("path", ["nobody", "..%2f..", "hidden"])

@@ -158,6 +158,19 @@ class ListedText:
         return (lines.split("\n"),)
 
 
+class EmptyLora:
+    """A LoRA that no file holds, as one of a training in the graph."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = CATEGORY, "make", ("LORA_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any]:
+        return ({},)
+
+
 class TextEncoder:
     """A CLIP of any width that knows a prompt by its letters, and nothing of what it says."""
 
@@ -272,6 +285,6 @@ NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
     for cls in (
         FailingModel, RandomLatents, RandomConditioning, RandomImages, ListedImages, ListedText,
-        TextEncoder, VAEWithoutEncoder, StoppedVAE,
+        EmptyLora, TextEncoder, VAEWithoutEncoder, StoppedVAE,
     )
 }
