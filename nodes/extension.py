@@ -8,7 +8,7 @@ from .adapter import AdapterNode
 from .comparison import BlindCompare
 from .dataset import DatasetFromLatents, EncodePairs
 from .exchange import ImportPreferences
-from .host.judge_files import register_judges_folder
+from .host.judges.judge_files import register_judges_folder
 from .judging import JudgeImages, JudgeNode
 from .lora import LoadLora, SaveLora
 from .noise import NoiseNode

@@ -20,11 +20,11 @@ from ..dpo_core.ranking.requests import MAX_PAIRS_PER_GROUP
 from ..dpo_core.ranking.session import Session, SessionState
 from ..dpo_core.ranking.vote import MAX_IMAGES, CandidateSet
 from .host.candidates import NO_PROMPT, incoming
-from .host.judge_files import NONE, judge_weights, weights_fingerprint
-from .host.judge_kinds import KINDS, JudgeInputs
+from .host.judges.judge_files import NONE, judge_weights, weights_fingerprint
+from .host.judges.judge_kinds import KINDS, JudgeInputs
+from .host.judges.registered_judges import registered_judges
 from .host.preferences import images_in_order, or_blocked, pairs_or_blocked, votes_fingerprint
 from .host.progress import say
-from .host.registered_judges import registered_judges
 from .host.sessions import open_session
 from .host.user import user_and_session
 from .ranking import USES

@@ -25,13 +25,13 @@ from ..dpo_core.saving.run_lock import RunBusy, run_lock
 from .host.candidates import ranking_value
 from .host.encoding import PromptEncoder, encoding_store
 from .host.folders import online_folder, shown
-from .host.held_out_pictures import HeldOutPictures
-from .host.online_rounds import OnlineRounds, Played, record_content, told
-from .host.online_settings import REFERENCES, OnlineSettings
+from .host.online.held_out_pictures import HeldOutPictures
+from .host.online.online_rounds import OnlineRounds, Played, record_content, told
+from .host.online.online_settings import REFERENCES, OnlineSettings
+from .host.online.round_pairs import RoundPairs
+from .host.online.round_pictures import RoundPictures
 from .host.preferences import or_blocked, votes_of_people
 from .host.progress import Progress, say
-from .host.round_pairs import RoundPairs
-from .host.round_pictures import RoundPictures
 from .host.sessions import open_session
 from .host.trainer import Trainer as TrainerValue
 from .host.user import user_of_ranking

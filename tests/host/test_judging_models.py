@@ -37,12 +37,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-similarity = pack_module("nodes.host.clip_similarity")
-aesthetic = pack_module("nodes.host.aesthetic_judge")
-language = pack_module("nodes.host.vision_language_judge")
-rewards = pack_module("nodes.host.reward_judge")
-files = pack_module("nodes.host.judge_files")
-registered = pack_module("nodes.host.registered_judges")
+similarity = pack_module("nodes.host.judges.clip_similarity")
+aesthetic = pack_module("nodes.host.judges.aesthetic_judge")
+language = pack_module("nodes.host.judges.vision_language_judge")
+rewards = pack_module("nodes.host.judges.reward_judge")
+files = pack_module("nodes.host.judges.judge_files")
+registered = pack_module("nodes.host.judges.registered_judges")
 JudgeError = pack_module("dpo_core.judging.judge").JudgeError
 
 PROMPT = "a (red:1.4) cat"

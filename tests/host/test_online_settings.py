@@ -9,7 +9,7 @@ from hostkit.training import pack_module
 
 
 def settings(**values: Any) -> Any:
-    return pack_module("nodes.host.online_settings").OnlineSettings(**values)
+    return pack_module("nodes.host.online.online_settings").OnlineSettings(**values)
 
 
 def test_prompts_are_tidied_and_each_counts_once() -> None:

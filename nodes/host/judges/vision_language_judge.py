@@ -10,9 +10,9 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-from ...dpo_core.judging.judge import JudgeError, Pixels
-from ...dpo_core.judging.matches import scores_of_matches
-from ...dpo_core.judging.text_answer import (
+from ....dpo_core.judging.judge import JudgeError, Pixels
+from ....dpo_core.judging.matches import scores_of_matches
+from ....dpo_core.judging.text_answer import (
     PAIRWISE_INSTRUCTION,
     POINTWISE_INSTRUCTION,
     TIE,
@@ -20,7 +20,7 @@ from ...dpo_core.judging.text_answer import (
     points,
     preference,
 )
-from .encoder_identity import clip_identity
+from ..encoder_identity import clip_identity
 from .judge_name import judge_name
 
 MAX_TOKENS = 64

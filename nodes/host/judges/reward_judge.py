@@ -11,9 +11,9 @@ import comfy.model_management
 import comfy.sd1_clip
 import torch
 
-from ...dpo_core.judging.aesthetic_head import AestheticHead
-from ...dpo_core.judging.judge import JudgeError, Pixels
-from ...dpo_core.judging.reward_model import RewardModel, load_reward_model
+from ....dpo_core.judging.aesthetic_head import AestheticHead
+from ....dpo_core.judging.judge import JudgeError, Pixels
+from ....dpo_core.judging.reward_model import RewardModel, load_reward_model
 from .judge_files import weights_facts
 
 KEPT = 2

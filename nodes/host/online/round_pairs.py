@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ...dpo_core.online.replay import replayed
-from ...dpo_core.ranking.pair_making import PairRules, make_preferences
-from ...dpo_core.ranking.session import Session
-from ...dpo_core.training.dataset import EncodedPairs
-from .encoding import encode_pairs, model_shaped
+from ....dpo_core.online.replay import replayed
+from ....dpo_core.ranking.pair_making import PairRules, make_preferences
+from ....dpo_core.ranking.session import Session
+from ....dpo_core.training.dataset import EncodedPairs
+from ..encoding import encode_pairs, model_shaped
+from ..trainer import Trainer
 from .online_settings import OnlineSettings
-from .trainer import Trainer
 
 
 class RoundPairs:

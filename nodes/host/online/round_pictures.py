@@ -11,18 +11,18 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...dpo_core.online.record import OnlineRecord, OnlineRound
-from ...dpo_core.pairs.latent_file import KnownLatent
-from ...dpo_core.ranking.image_store import NewImage
-from ...dpo_core.ranking.session import Session
-from .candidates import add_candidates
-from .encoding import PromptEncoder
-from .latents import vae_file
+from ....dpo_core.online.record import OnlineRecord, OnlineRound
+from ....dpo_core.pairs.latent_file import KnownLatent
+from ....dpo_core.ranking.image_store import NewImage
+from ....dpo_core.ranking.session import Session
+from ..candidates import add_candidates
+from ..encoding import PromptEncoder
+from ..latents import vae_file
+from ..progress import Progress
+from ..sampling import SamplerSettings, decoded, sampled_latents
+from ..trainer import Trainer
 from .online_settings import OnlineSettings
 from .policy import policy_model
-from .progress import Progress
-from .sampling import SamplerSettings, decoded, sampled_latents
-from .trainer import Trainer
 
 
 class RoundPictures:

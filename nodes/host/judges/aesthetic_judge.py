@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from ...dpo_core.judging.aesthetic_head import AestheticHead
-from ...dpo_core.judging.judge import JudgeError, Pixels
+from ....dpo_core.judging.aesthetic_head import AestheticHead
+from ....dpo_core.judging.judge import JudgeError, Pixels
+from ..encoder_identity import clip_vision_identity
 from .clip_similarity import image_embeddings, vision_width
-from .encoder_identity import clip_vision_identity
 from .judge_name import judge_name
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...dpo_core.judging.judge import PairwiseJudge, Pixels
-from ...dpo_core.judging.panel import Panel
-from ...dpo_core.saving.filmstrip import BASE, Filmstrip
-from .encoding import PromptEncoder
-from .latents import vae_file
+from ....dpo_core.judging.judge import PairwiseJudge, Pixels
+from ....dpo_core.judging.panel import Panel
+from ....dpo_core.saving.filmstrip import BASE, Filmstrip
+from ..encoding import PromptEncoder
+from ..latents import vae_file
+from ..progress import Progress
+from ..sampling import SamplerSettings, decoded, picture, sampled_latents
+from ..trainer import Trainer
 from .online_settings import OnlineSettings
 from .policy import policy_model
-from .progress import Progress
-from .sampling import SamplerSettings, decoded, picture, sampled_latents
-from .trainer import Trainer
 
 FOLDER = "held_out"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...dpo_core.judging.weights_file import SUFFIXES
+from ....dpo_core.judging.weights_file import SUFFIXES
 
 FOLDER = "judges"
 """As ComfyUI and `extra_model_paths.yaml` know it."""

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .injection import TrainedModel
-from .sampling import sampling
-from .trainer import Trainer
+from ..injection import TrainedModel
+from ..sampling import sampling
+from ..trainer import Trainer
 
 
 @contextmanager

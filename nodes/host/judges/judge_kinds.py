@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...dpo_core.judging.callable_judge import callable_judge
-from ...dpo_core.judging.judge import AnyJudge, JudgeError
-from ...dpo_core.judging.measures import (
+from ....dpo_core.judging.callable_judge import callable_judge
+from ....dpo_core.judging.judge import AnyJudge, JudgeError
+from ....dpo_core.judging.measures import (
     Brightness,
     Colourfulness,
     Contrast,
@@ -17,13 +17,13 @@ from ...dpo_core.judging.measures import (
     Sharpness,
     TargetColour,
 )
+from ..stopping import stopping
 from .aesthetic_judge import ClipVisionAesthetic
 from .clip_similarity import ClipSimilarity
 from .judge_files import NONE, judge_weights
 from .judge_name import judge_name
 from .registered_judges import registered_judges, source_digest
 from .reward_judge import RewardJudge
-from .stopping import stopping
 from .vision_language_judge import VisionLanguageJudge
 
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ...dpo_core.judging.judge import JudgeError, Pixels
-from .encoder_identity import clip_identity, clip_vision_identity
+from ....dpo_core.judging.judge import JudgeError, Pixels
+from ..encoder_identity import clip_identity, clip_vision_identity
 from .judge_name import judge_name
 
 SCALE = 100.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...dpo_core.metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
-from ...dpo_core.ranking.vote import MAX_IMAGES
-from .sampling import SamplerSettings, prompts_of
+from ....dpo_core.metadata.prompt_text import MAX_PROMPT_CHARS, tidy_prompt
+from ....dpo_core.ranking.vote import MAX_IMAGES
+from ..sampling import SamplerSettings, prompts_of
 
 REFERENCES = ("keep", "each_round")
 MOST_HELD_OUT = 4

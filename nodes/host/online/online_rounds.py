@@ -2,7 +2,7 @@
 
 Every round is a run of its own that goes on from the one before, so that whatever keeps a run, its
 checkpoints, its frozen reference, Stop and resuming, keeps a round. Between rounds
-:class:`~...dpo_core.online.record.OnlineRecord` knows where they stand.
+:class:`~....dpo_core.online.record.OnlineRecord` knows where they stand.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 
 from torch import Tensor
 
-from ...dpo_core.judging.judge import JudgeError
-from ...dpo_core.judging.judged_set import has_person_votes, judge_set
-from ...dpo_core.judging.panel import Panel
-from ...dpo_core.judging.verdict import Verdict
-from ...dpo_core.online.online_metrics import diversity, score_metrics, training_metrics
-from ...dpo_core.online.record import OnlineRecord, OnlineRound, Stand, stalled
-from ...dpo_core.pairs.problem import PairError
-from ...dpo_core.pairs.record import counted
-from ...dpo_core.ranking.session import Session
-from ...dpo_core.run import TrainingError
-from ...dpo_core.saving.run_folder import RunFolder
-from ...dpo_core.training.dataset import EncodedPairs
-from ...dpo_core.training.lora_weights import LoraWeights
+from ....dpo_core.judging.judge import JudgeError
+from ....dpo_core.judging.judged_set import has_person_votes, judge_set
+from ....dpo_core.judging.panel import Panel
+from ....dpo_core.judging.verdict import Verdict
+from ....dpo_core.online.online_metrics import diversity, score_metrics, training_metrics
+from ....dpo_core.online.record import OnlineRecord, OnlineRound, Stand, stalled
+from ....dpo_core.pairs.problem import PairError
+from ....dpo_core.pairs.record import counted
+from ....dpo_core.ranking.session import Session
+from ....dpo_core.run import TrainingError
+from ....dpo_core.saving.run_folder import RunFolder
+from ....dpo_core.training.dataset import EncodedPairs
+from ....dpo_core.training.lora_weights import LoraWeights
+from ..identity import model_identity
+from ..lineage import Origin
+from ..progress import Progress
+from ..trainer import Trainer, as_reference, build_trainer, lora_of, standing_at
+from ..training import Trained, train_steps
 from .held_out_pictures import HeldOutPictures
-from .identity import model_identity
-from .lineage import Origin
 from .online_settings import OnlineSettings
-from .progress import Progress
 from .round_pairs import RoundPairs
 from .round_pictures import RoundPictures
-from .trainer import Trainer, as_reference, build_trainer, lora_of, standing_at
-from .training import Trained, train_steps
 
 VERSION = 1
 Reference = Mapping[str, LoraWeights] | None

@@ -1,0 +1,1 @@
+"""Rounds of online training on the host's model."""
