@@ -40,6 +40,10 @@ from .trainer import loss_map
 from .types import CATEGORY, Judge, Lora, LossMap, Ranking, Trainer
 
 
+TOLD_ROUNDS = 5
+"""On the node; all of them are in the folder."""
+
+
 class OnlineRoundsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -237,10 +241,11 @@ def _set_to_show(rounds: tuple[OnlineRound, ...], session: Session, judge: Panel
 
 
 def _lines(played: Played, record: OnlineRecord) -> list[str]:
-    said = list(played.said)
-    known = set(said)
-    before = [line for one in played.rounds if one.closed and (line := told(one)) not in known]
-    return [*before, *said, f"The rounds are kept in {shown(record.path)}."]
+    """What is next, then the last rounds, the newest first: a node shows few lines."""
+    rounds = [told(one) for one in reversed(played.rounds) if one.closed]
+    news = [line for line in played.said if line not in rounds]
+    kept = f"The rounds are kept in {shown(record.path)}."
+    return [*news, *rounds[:TOLD_ROUNDS], kept]
 
 
 def _curves(played: Played) -> dict[str, list[float]]:

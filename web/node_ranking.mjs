@@ -6,7 +6,10 @@ import { edit, outputsOf, passWheel } from "./graph.mjs";
 import { httpPort, newId } from "./ranking/http_port.mjs";
 import { RankingWidget } from "./ranking/view/ranking_widget.mjs";
 
+const FIRST_SIZE = [440, 720];
 const LEAST_HEIGHT = 360;
+/** The person sees what was chosen, and can take it back, before the next images come. */
+export const SEEN_SECONDS = 0.55;
 /** The set on display, where the workflow keeps it: the prompt does not change with it. */
 const SHOWN = "dpo_set";
 
@@ -34,6 +37,11 @@ export class NodeRanking {
     board.addEventListener("click", (event) => this._click(event));
     this._follow("mode", (mode) => this.ranking.board.setMode(mode));
     this._follow("pairs_per_group", (n) => this.ranking.board.setPairsPerGroup(Number(n)));
+  }
+
+  /** Width and height of a new node, at least. */
+  get firstSize() {
+    return FIRST_SIZE;
   }
 
   get leastHeight() {
@@ -155,6 +163,6 @@ function ofUser(value) {
   return api.user && api.user !== "default" ? { ...value, user: api.user } : value;
 }
 
-function isReference(value) {
+export function isReference(value) {
   return typeof value?.session === "string" && typeof value.set_id === "string" && value.set_id;
 }

@@ -5,16 +5,22 @@ import { app } from "../../scripts/app.js";
 import { NodeComparison } from "./comparison/node_comparison.mjs";
 import { chain, nodeOf, remount } from "./graph.mjs";
 import { http, NodeRanking } from "./node_ranking.mjs";
+import { NodeRounds } from "./node_rounds.mjs";
 import { loadStyles } from "./page.mjs";
 
 const TYPE = "DPO_RANKING";
-const FIRST_SIZE = [440, 720];
+const ROUNDS = "DPOOnlineRounds";
 
 /** What is on the page, by node. */
 const rankings = new Map();
 
 function rankingAt(executionId) {
   return rankings.get(nodeOf(executionId));
+}
+
+function kindFor(node, options) {
+  if (options?.blind) return NodeComparison;
+  return node.constructor.comfyClass === ROUNDS ? NodeRounds : NodeRanking;
 }
 
 async function showWaiting() {
@@ -58,7 +64,7 @@ app.registerExtension({
   getCustomWidgets() {
     return {
       [TYPE](node, name, [, options] = []) {
-        const made = new (options?.blind ? NodeComparison : NodeRanking)(node, name);
+        const made = new (kindFor(node, options))(node, name);
         rankings.set(node, made);
         return { widget: made.widget };
       },
@@ -70,7 +76,8 @@ app.registerExtension({
     if (!made) return;
     made.readSettings();
     const [width, height] = node.size;
-    node.setSize([Math.max(width, FIRST_SIZE[0]), Math.max(height, FIRST_SIZE[1])]);
+    const [least, low] = made.firstSize;
+    node.setSize([Math.max(width, least), Math.max(height, low)]);
     chain(node, "onExecuted", (output) => {
       made.setWaiting(null);
       made.arrive(output?.dpo_set?.[0]);

@@ -2,7 +2,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { button, el, setHidden, setText } from "../element.mjs";
-import { http, NodeRanking } from "../node_ranking.mjs";
+import { http, NodeRanking, SEEN_SECONDS } from "../node_ranking.mjs";
 import { Comparison, PICTURES, RESULT } from "./comparison.mjs";
 import { ResultView } from "./view/result_view.mjs";
 import { progressText } from "./words.mjs";
@@ -11,8 +11,6 @@ import { progressText } from "./words.mjs";
 const COMPARED = "dpo_comparison";
 /** More than a ranking asks for: the page shares the node's height with the field of prompts. */
 const LEAST_HEIGHT = 480;
-/** The person sees what was chosen, and can take it back, before the next two come. */
-const SEEN_SECONDS = 0.55;
 
 export class NodeComparison extends NodeRanking {
   _build() {

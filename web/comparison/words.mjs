@@ -24,12 +24,14 @@ export function openText({ couples, answered, allAnswered, mayReveal, view }) {
   const all = couples.length === 1 ? "The couple is judged" : `All ${couples.length} are judged`;
   const title = allAnswered ? all : `${answered} of ${couples.length} judged`;
   if (!mayReveal) return { title, text: "You passed over all of them: nothing can be revealed." };
-  const rest = allAnswered ? "" : " The others stay hidden.";
+  const rest = view.hidden < couples.length ? " The others stay hidden." : "";
+  const judged = view.hidden > answered;
+  const judges = judged ? " What judges said of couples that you did not judge is told, too." : "";
   return {
     title,
     text:
       "Reveal which pictures are whose, and how often you preferred which. What you said of " +
-      `them then stays as it is.${rest}`,
+      `them then stays as it is.${judges}${rest}`,
   };
 }
 
@@ -52,7 +54,7 @@ export function detailsOf({ sides, judged_by, changed }) {
     .filter((side) => side.made_with)
     .map((side) => `${side.name}: ${side.made_with}`);
   const late = changed
-    ? [`${counted(changed, "choice")} changed after the reveal: not blind, not counted.`]
+    ? [`${counted(changed, "choice")} made or changed after the reveal: not blind, not counted.`]
     : [];
   return [...(judged_by ? [`Judged by: ${judged_by}`] : []), ...made, ...late];
 }

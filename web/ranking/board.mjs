@@ -50,6 +50,7 @@ export class Board {
     this.set = null;
     this.problem = "";
     this.sets = [];
+    this.since = null;
     this.newer = null;
     this.waiting = null;
     this.outbox = [];
@@ -222,9 +223,15 @@ export class Board {
     return other ? { session: this.reference.session, set_id: other.set_id } : null;
   }
 
-  /** The sets of the session that nobody has voted on, but for the one on display. */
+  /** The sets that are to be ranked, newest first: from `since` on, if that is one of them. */
+  get asked() {
+    const last = this.sets.findIndex((one) => one.set_id === this.since);
+    return last < 0 ? this.sets : this.sets.slice(0, last + 1);
+  }
+
+  /** Those of them that nobody has voted on, but for the one on display. */
   get unranked() {
-    return this.sets.filter(
+    return this.asked.filter(
       (one) => !one.votes && one.images > 1 && one.set_id !== this.reference?.set_id,
     );
   }

@@ -13,7 +13,13 @@ export function votesNow(stored, outbox) {
     votes = votes.filter((vote) => !struck.includes(vote.id));
     votes = [...votes, ...added.filter((vote) => !there.has(vote.id))];
   }
-  return votes;
+  return heard(votes);
+}
+
+// As on the server: a judge's word gives way where a person has said something.
+function heard(votes) {
+  const spoken = votes.some((vote) => vote.by !== "judge" && vote.result !== "skip");
+  return spoken ? votes.filter((vote) => vote.by !== "judge") : votes;
 }
 
 /** Path and body of the request for an entry. */

@@ -27,10 +27,12 @@ const SAID = {
   skip: "was skipped against",
 };
 
+const byOf = ({ by }) => (by ? ` by a ${by}` : "");
+
 /** One plain line for the list of steps; `name` gives an image its name. */
 export function describe(one, name) {
   if (one.kind === "best_worst") return `${name(one.best)} best, ${name(one.worst)} worst`;
-  if (one.kind === "ranking") return `${one.order.flat().length} images ranked`;
+  if (one.kind === "ranking") return `${one.order.flat().length} images ranked${byOf(one)}`;
   if (one.kind === "swap") return `${name(one.up)} moved above ${name(one.down)}`;
   if (one.kind === "remove") return `${one.images.map(name).join(" and ")} make no pair`;
   if (one.kind === "thumbs") {

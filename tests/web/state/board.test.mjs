@@ -266,6 +266,22 @@ test("what came before the set on display is come to after what came later", asy
   assert.equal(board.nextUnranked.set_id, reference.set_id);
 });
 
+test("where a round has begun, the sets before it are not asked for", async () => {
+  const store = new Store();
+  store.others = ["00000004", "00000003", "00000002"];
+  const { board } = await opened("best_worst", store);
+  board.since = "00000003";
+  assert.deepEqual(board.asked.map((one) => one.set_id), ["00000004", "00000003"]);
+  await board.show({ session: "s", set_id: "00000004" });
+  await settled();
+  assert.equal(board.nextUnranked.set_id, "00000003");
+  board.showNextUnranked();
+  await settled();
+  assert.equal(board.unranked.length, 1);
+  board.since = "gone";
+  assert.equal(board.asked.length, 4);
+});
+
 test("pairs count what was chosen in other modes, and a choice before it is saved", async () => {
   const store = new Store();
   const { board } = await opened("best_worst", store);

@@ -93,7 +93,7 @@ test("the reveal shows the result, and more to judge hides it", async () => {
   assert.equal(progressText(comparison), "2 of 4 couples judged, 1 since the reveal");
 });
 
-test("what judges alone have said is shown at once", async () => {
+test("what judges alone have said, and is revealed, is shown at once", async () => {
   const server = new Server();
   server.result = RESULT_VIEW;
   assert.equal((await opened(server)).comparison.screen, RESULT);
@@ -128,6 +128,11 @@ test("words tell how far it is, and of the result every number", async () => {
   await comparison.load();
   assert.equal(openText(comparison).title, "2 of 3 judged");
   assert.match(openText(comparison).text, /The others stay hidden/);
+  server.hidden = 3;
+  await comparison.load();
+  assert.match(openText(comparison).text, /judges said/);
+  assert.doesNotMatch(openText(comparison).text, /The others stay hidden/);
+  server.hidden = 2;
   server.answer("c3");
   await comparison.load();
   assert.equal(openText(comparison).title, "All 3 are judged");
@@ -144,6 +149,6 @@ test("words tell how far it is, and of the result every number", async () => {
   assert.deepEqual(detailsOf(RESULT_VIEW), [
     "Judged by: you 7",
     "mine: sd + mine x 0.8",
-    "1 choice changed after the reveal: not blind, not counted.",
+    "1 choice made or changed after the reveal: not blind, not counted.",
   ]);
 });

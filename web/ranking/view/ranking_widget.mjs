@@ -2,6 +2,7 @@
 // outside comes through the port of `Board`, and
 //
 //   imageUrl(url)               makes an address absolute
+//   changed()                   optional: called after every change, before it is drawn
 //   full.isFull(), .toggle()    optional: of a host with a full screen of its own
 
 import { Board } from "../board.mjs";
@@ -218,6 +219,7 @@ export class RankingWidget {
 
   _update() {
     if (!this._panel) return;
+    this._port.changed?.();
     const { board } = this;
     const view = board.set ? this._view() : null;
     if (view !== this._shownView) this._changeView(view);
