@@ -39,7 +39,6 @@ from .tooltip import field_docs
 from .trainer import loss_map
 from .types import CATEGORY, Judge, Lora, LossMap, Ranking, Trainer
 
-
 TOLD_ROUNDS = 5
 """On the node; all of them are in the folder."""
 
