@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,32 +18,21 @@ from ....dpo_core.judging.judge import JudgeError
 from ....dpo_core.judging.judged_set import has_person_votes, judge_set
 from ....dpo_core.judging.panel import Panel
 from ....dpo_core.judging.verdict import Verdict
-from ....dpo_core.online.online_metrics import diversity, score_metrics, training_metrics
+from ....dpo_core.online.online_metrics import diversity, score_metrics
 from ....dpo_core.online.record import OnlineRecord, OnlineRound, Stand, stalled
 from ....dpo_core.pairs.problem import PairError
 from ....dpo_core.pairs.record import counted
 from ....dpo_core.ranking.session import Session
-from ....dpo_core.run import TrainingError
-from ....dpo_core.saving.run_folder import RunFolder
-from ....dpo_core.training.dataset import EncodedPairs
-from ....dpo_core.training.lora_weights import LoraWeights
 from ..identity import model_identity
-from ..lineage import Origin
 from ..progress import Progress
-from ..trainer import Trainer, as_reference, build_trainer, lora_of, standing_at
-from ..training import Trained, train_steps
+from ..trainer import Trainer, lora_of
 from .held_out_pictures import HeldOutPictures
 from .online_settings import OnlineSettings
 from .round_pairs import RoundPairs
 from .round_pictures import RoundPictures
+from .round_training import RoundTraining
 
 VERSION = 1
-Reference = Mapping[str, LoraWeights] | None
-"""What training is held to: a frozen LoRA; None is the bare model."""
-KEPT_ROUNDS = 2
-"""Rounds whose checkpoints stay: the one that is gone on from, and the one before it."""
-
-
 @dataclass(frozen=True)
 class Played:
     """Where the rounds stand.
@@ -110,9 +99,8 @@ class OnlineRounds:
         self._session, self._record = session, record
         self._pictures, self._pairs, self._held_out = pictures, pairs, held_out
         self._progress = progress
+        self._training = RoundTraining(trainer, settings, record, pairs, progress)
         self._said: list[str] = []
-        self._stood: tuple[Stand, Trainer] | None = None
-        """The place on disk looked at last, so that its reference is not read again."""
 
     def play(self) -> Played:
         """With a judge all rounds, else what was ranked is learned and the next round drawn.
@@ -135,8 +123,7 @@ class OnlineRounds:
         lost = []
         if one is not None and not known.keys() >= set(one.sets):
             lost.append(f"the pictures of round {one.number} (session {self._session.name!r})")
-        end = self._last_end()
-        if end is not None and end.step not in self._run(end).checkpoints():
+        if (end := self._training.lost_end()) is not None:
             lost.append(f"step {end.step} of run {end.run}, where the last round ended")
         if lost:
             raise ValueError(
@@ -228,12 +215,12 @@ class OnlineRounds:
     # What both do
 
     def _begin(self) -> OnlineRound:
-        number = len(self._record.rounds) + 1
-        return self._record.begin(self._settings.prompts_of_round(number), self._last_end())
+        prompts = self._settings.prompts_of_round(len(self._record.rounds) + 1)
+        return self._record.begin(prompts, self._training.last_end())
 
     def _drawn(self, one: OnlineRound) -> OnlineRound:
         progress = self._progress(len(one.prompts) - len(one.sets))
-        return self._pictures.draw(one, self._policy(one.number - 1), progress)
+        return self._pictures.draw(one, self._training.policy(one.number - 1), progress)
 
     def _learn(self, one: OnlineRound, verdicts: Mapping[str, Verdict] | None = None) -> None:
         """Trains on what was told apart in a round, and closes it.
@@ -246,19 +233,19 @@ class OnlineRounds:
         if not own.records:
             self._pass_over(one, verdicts)
             return
-        dataset = self._dataset(one, own)
-        trained = self._trained(one, dataset)
+        dataset = self._training.dataset(one, own)
+        trained = self._training.train(one, dataset)
         policy = trained.trainer
         stand = Stand(policy.run.id, policy.step)
         one = self._record.change(one.number, end=stand, learned=own.counted)
         self._look(policy)
-        metrics = self._training_metrics(one, trained)
+        metrics = self._training.metrics(one, trained)
         if verdicts is not None and self._panel is not None:
             metrics |= self._held_out.metrics(policy, self._panel)
         replay = len(dataset.records) - len(own.records)
         metrics |= {"pairs": float(len(own.records)), "replayed": float(replay)}
         self._close(one, metrics, "; ".join(trained.said), verdicts)
-        self._forget_checkpoints()
+        self._training.forget_checkpoints()
 
     def _pass_over(self, one: OnlineRound, verdicts: Mapping[str, Verdict] | None) -> None:
         state = self._session.state()
@@ -289,139 +276,22 @@ class OnlineRounds:
         finite = {name: value for name, value in found.items() if math.isfinite(value)}
         self._say(told(self._record.close(one.number, finite, note)))
 
-    def _dataset(self, one: OnlineRound, own: EncodedPairs | None = None) -> EncodedPairs:
-        """What a round trains on: its own records, and replayed ones of the rounds before."""
-        before = self._record.rounds[: one.number - 1]
-        earlier = [set_id for other in before for set_id in other.sets]
-        return self._pairs.mixed(own or self._pairs.own(one.sets), earlier, one.number)
-
-    def _trained(self, one: OnlineRound, dataset: EncodedPairs) -> Trained:
-        """The round's steps done, from where a Stop has left them.
-
-        What was ranked after the Stop makes it another run, which goes on from there.
-        """
-        policy = self._policy(one.number - 1)
-        trainer = self._round_trainer(one, policy, self._reference(policy), dataset)
-        if one.training and one.training != trainer.run.id:
-            stopped = self._stopped_in(one, policy)
-            if stopped is not None:
-                held_to = stopped.origin.existing
-                trainer = self._round_trainer(one, stopped, held_to, dataset)
-        self._record.change(one.number, training=trainer.run.id)
-        steps = max(1, policy.step + self._settings.steps_per_round - trainer.step)
-        return train_steps(trainer, steps, self._progress(steps))
-
-    def _stopped_in(self, one: OnlineRound, policy: Trainer) -> Trainer | None:
-        """Where a Stop has left the round's training; None if that is nowhere."""
-        run = self._run(Stand(one.training, 0))
-        last = max(run.checkpoints(), default=policy.step)
-        if last <= policy.step or last >= policy.step + self._settings.steps_per_round:
-            return None
-        return self._at(Stand(run.id, last), one.start)
-
-    def _reference(self, policy: Trainer) -> Reference:
-        """What a round that begins at a policy is held to."""
-        if self._settings.reference != "each_round" or policy.step == 0:
-            return self._first.origin.existing
-        state = policy.state()
-        if state is None:
-            raise TrainingError(f"Step {policy.step}, which is to be the reference, is not there.")
-        return as_reference(policy, state.adapter)
-
-    def _round_trainer(
-        self, one: OnlineRound, policy: Trainer, held_to: Reference, dataset: EncodedPairs
-    ) -> Trainer:
-        first = self._first
-        return build_trainer(
-            first.patcher, dataset, first.settings, first.adapter, first.gradient_checkpointing,
-            replace(origin_of(policy), existing=held_to), first.held_out, preview=first.preview,
-            when_out_of_memory=first.when_out_of_memory, online=(self._record.id, one.number),
-        )
-
-    def _policy(self, number: int) -> Trainer:
-        """The trainer as it stood after a round; 0 is before the first."""
-        trained = [one for one in self._record.rounds[:number] if one.end is not None]
-        if not trained:
-            return self._first
-        assert trained[-1].end is not None
-        return self._at(trained[-1].end, trained[-1].start)
-
-    def _at(self, stand: Stand, start: Stand | None) -> Trainer:
-        """A trainer at a place on disk, in a training that went on from another."""
-        if self._stood is None or self._stood[0] != stand:
-            run, before = self._run(stand), origin_of(self._first)
-            if start is not None:
-                before = replace(before, run=self._run(start), step=start.step)
-            parameters = run.reference()
-            if parameters is not None:
-                before = replace(before, existing=as_reference(self._first, parameters))
-            self._stood = stand, replace(self._first, origin=before, run=run, step=stand.step)
-        return self._stood[1]
-
-    def _run(self, stand: Stand) -> RunFolder:
-        return RunFolder.at(self._first.run.path.parent / stand.run)
-
-    def _last_end(self) -> Stand | None:
-        trained = self._record.trained
-        return trained[-1].end if trained else None
-
     def _look(self, policy: Trainer) -> None:
         if len(self._held_out):
             self._held_out.draw(policy, self._progress(len(self._held_out)))
-
-    def _training_metrics(self, one: OnlineRound, trained: Trained) -> dict[str, float]:
-        trainer, first = trained.trainer, self._policy(one.number - 1).step
-        rows = [row for row in trained.rows if row["step"] > first]
-        state = trainer.state()
-        assert state is not None
-        epoch = int(rows[-1].get("epoch", 0)) if rows else 0
-        beta = trainer.settings.objective.beta_at(epoch, state.objective)
-        return training_metrics(rows, beta) | {"step": float(trainer.step)}
-
-    def _forget_checkpoints(self) -> None:
-        """Those of rounds that nothing goes on from any more: each is as large as Adam's memory."""
-
-        def is_of_these_rounds(content: Mapping[str, Any]) -> bool:
-            return bool((content.get("online") or [""])[0] == self._record.id)
-
-        for one in self._record.trained[:-KEPT_ROUNDS]:
-            assert one.end is not None
-            run = self._run(one.end)
-            needed = standing_at(run) | run.continued_at(but_by=is_of_these_rounds)
-            for step in set(run.checkpoints()) - needed:
-                run.remove_checkpoint(step)
 
     def _say(self, line: str) -> None:
         self._said.append(line)
 
     def _played(self) -> Played:
-        policy = self._policy(len(self._record.rounds))
+        policy = self._training.policy(len(self._record.rounds))
         state = policy.state()
         lora = None if state is None else lora_of(policy, state)
         rows = policy.run.history(policy.step) if policy.step else []
         trained = self._record.trained
         if trained:
-            policy = self._with_pairs(policy, trained[-1])
+            policy = self._training.with_pairs(policy, trained[-1])
         return Played(policy, lora, rows, self._record.rounds, tuple(self._said))
-
-    def _with_pairs(self, policy: Trainer, one: OnlineRound) -> Trainer:
-        """A policy as nodes go on from it: with what its last round learns from, as it is now.
-
-        What was chosen since makes it another training, which goes on from there.
-        """
-        dataset = self._dataset(one)
-        if dataset.digest == policy.run.content.get("pairs"):
-            return replace(policy, dataset=dataset)
-        return self._round_trainer(one, policy, policy.origin.existing, dataset)
-
-
-def origin_of(policy: Trainer) -> Origin:
-    """Where the training after a policy starts from, held to what that was held to."""
-    before = policy.origin
-    if policy.step == before.step:
-        return before
-    return replace(before, run=policy.run, step=policy.step)
-
 
 def told(one: OnlineRound) -> str:
     """A closed round in one line."""
