@@ -120,7 +120,7 @@ def test_three_rounds_with_a_measurable_judge_raise_its_score_each_time(
     prompt["objective"] = objective(beta=500.0)
     prompt["curves"] = node("PreviewAny", source=["rounds", 2])
     result = comfy_server.queue(prompt)
-    said = text_of(result)
+    text_of(result)
     rows = [one["metrics"] for one in rounds_of(comfy_server, session)]
     scores = [row["objective/scores"] for row in rows]
     assert scores[0] < scores[1] < scores[2]
@@ -132,7 +132,6 @@ def test_three_rounds_with_a_measurable_judge_raise_its_score_each_time(
     for name in SEED_NAMES:
         assert all(name in row for row in rows), name
         assert f'"{name}"' in result.outputs["curves"]["text"][0].replace("'", '"'), name
-    assert "worse" not in said  # both rewards may rise here
     assert all(row["beta"] == 500 for row in rows)
     for row in rows:
         kl, score = row["objective/kl"], row["objective/scores"]
